@@ -1,0 +1,1 @@
+"""The shared core: network, data, running. Never napari, Qt, Slicer or VTK."""

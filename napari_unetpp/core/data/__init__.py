@@ -1,0 +1,1 @@
+"""What goes into the network and comes out: images, grids, patches, files."""

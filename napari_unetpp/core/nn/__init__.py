@@ -1,0 +1,1 @@
+"""The nested network: its nodes, stages, heads and losses."""

@@ -1,0 +1,1 @@
+"""What is done with the network: tiling, inference, evaluation, training."""
