@@ -58,8 +58,12 @@ def _wrong_field(values: Any, kind: type) -> str:
         return kind.__name__
     hints = get_type_hints(kind)
     for name, value in values.items():
-        if name in hints and not _fits(value, hints[name]):
-            return f"{kind.__name__}.{str(name)[:40]}"
+        hint = hints.get(name, Any)  # an unknown name is found when the card is made
+        if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+            if wrong := _wrong_field(value, hint):
+                return wrong
+        elif hint is not Any and not _fits(value, hint):
+            return f"{kind.__name__}.{name}"
     return ""
 
 
