@@ -16,6 +16,7 @@ from skimage.segmentation import watershed
 
 from napari_unetpp.core.config import InstanceRule, ModelCard
 from napari_unetpp.core.errors import InputError
+from napari_unetpp.core.run.results import deciding_channels, labels_of
 
 
 def label_instances(
@@ -27,8 +28,8 @@ def label_instances(
 ) -> NDArray[np.int32]:
     """Give every object of an image its own number.
 
-    A pixel is foreground where the probability of its likeliest class is greater than the
-    threshold. With several classes each one is separated by itself and the numbers run on.
+    What is foreground is decided as for class labels (:func:`core.run.results.labels_of`).
+    With several classes each one is separated by itself and the numbers run on.
     A connected foreground region without any seed becomes one object, so that nothing
     vanishes but what is smaller than `min_size`.
 
@@ -39,7 +40,7 @@ def label_instances(
     card : ModelCard
         Classes, threshold and instance rule.
     threshold : float, optional
-        Foreground probability, in (0, 1); the card's if None.
+        Foreground probability, in (0, 1); the card's if None. A softmax needs none.
     min_size : int, optional
         Objects with fewer pixels (voxels) are dropped; the rule's if None, and nothing is
         dropped where the card has no rule.
@@ -67,8 +68,10 @@ def label_instances(
     seeds = None if rule is None else _seed_heights(probabilities, card, rule)
     labels = np.zeros(probabilities.shape[1:], np.int32)
     count = 0
-    for foreground in _foregrounds(probabilities[card.class_channels], threshold):
-        objects, found = _separate(foreground, seeds, rule, min_size)
+    # The same decision as for class labels, so that both kinds of result agree.
+    classes = labels_of((probabilities[k] for k in deciding_channels(card)), card, threshold)
+    for value in range(1, len(card.classes) + 1):
+        objects, found = _separate(classes == value, seeds, rule, min_size)
         np.add(objects, count, out=labels, where=objects > 0)
         count += found
     return labels
@@ -90,15 +93,6 @@ def _check(probabilities: NDArray[np.floating], card: ModelCard) -> None:
         raise InputError(
             "probabilities must be finite, got NaN or infinity; the model or its input is broken."
         )
-
-
-def _foregrounds(classes: NDArray[np.floating], threshold: float) -> list[NDArray[np.bool_]]:
-    """Return one mask for each class; they do not overlap. `classes` is (C, *space)."""
-    masks = list(classes > threshold)
-    if len(masks) > 1:
-        winner = classes.argmax(axis=0)
-        masks = [mask & (winner == number) for number, mask in enumerate(masks)]
-    return masks
 
 
 def _seed_heights(

@@ -151,6 +151,13 @@ def test_several_classes_are_separated_each_by_itself(softmax: bool) -> None:
     np.testing.assert_array_equal(labels, expected)
 
 
+def test_a_softmax_background_competes_instead_of_a_threshold() -> None:
+    # background .45, .2, .4; classes .35/.2, .45/.35, .3/.3: only the second pixel is foreground
+    channels = np.array([[0.45, 0.2, 0.4], [0.35, 0.45, 0.3], [0.2, 0.35, 0.3]], np.float32)
+    labels = label_instances(channels[:, None], card_of(None, classes=2, softmax=True))
+    np.testing.assert_array_equal(labels, [[0, 1, 0]])
+
+
 def test_without_a_rule_diagonal_pixels_are_connected() -> None:
     channels = np.stack([np.eye(5, dtype=np.float32), np.zeros((5, 5), np.float32)])
     np.testing.assert_array_equal(label_instances(channels, card_of(None)), np.eye(5))
