@@ -1,0 +1,173 @@
+"""Arrays that read only what is asked for.
+
+Thin wrappers around anything that slices: another axis order, another type, several arrays
+as one. This module must not know files or formats.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from napari_unetpp.core.axes import Index
+
+
+def full_index(index: Any, shape: Sequence[int]) -> Index:
+    """Spell out a basic index: one int (not negative) or slice for each axis.
+
+    Raises
+    ------
+    IndexError
+        If there are too many indices, one is out of bounds, or one is neither an int, a
+        slice nor an ellipsis.
+    """
+    items = list(index) if isinstance(index, tuple) else [index]
+    holes = [k for k, item in enumerate(items) if item is Ellipsis]
+    if len(holes) > 1:
+        raise IndexError("an index may contain one ellipsis")
+    missing = len(shape) - (len(items) - len(holes))
+    if missing < 0:
+        raise IndexError(f"too many indices: {len(shape)} axes, {len(items)} indices")
+    at = holes[0] if holes else len(items)
+    items[at : at + len(holes)] = [slice(None)] * missing
+    whole: list[int | slice] = []
+    for item, length in zip(items, shape, strict=True):
+        if isinstance(item, slice):
+            whole.append(item)
+            continue
+        number = int(item.__index__()) if hasattr(item, "__index__") else None
+        if number is None:
+            raise IndexError(f"only ints and slices can be used as an index, got {item!r}")
+        if not -length <= number < length:
+            raise IndexError(f"index {number} is out of bounds for an axis of {length}")
+        whole.append(number % length)
+    return tuple(whole)
+
+
+class LazyArray:
+    """Base: shape, dtype and slicing; subclasses read a spelled-out index."""
+
+    def __init__(self, shape: Sequence[int], dtype: DTypeLike) -> None:
+        self.shape: tuple[int, ...] = tuple(int(n) for n in shape)
+        self.dtype: np.dtype[Any] = np.dtype(dtype)
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+        return len(self.shape)
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the whole array."""
+        return self.size * self.dtype.itemsize
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, index: Any) -> NDArray[Any]:
+        return np.asarray(self._read(full_index(index, self.shape)))
+
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
+        whole = self[...]
+        return whole if dtype is None else whole.astype(dtype)
+
+    def _read(self, index: Index) -> NDArray[Any]:
+        raise NotImplementedError
+
+
+class MappedArray(LazyArray):
+    """An array seen in another axis order and type.
+
+    Parameters
+    ----------
+    source : array-like
+        Has shape, dtype and basic slicing.
+    order : sequence of int, optional
+        Axis k of this array is axis ``order[k]`` of the source.
+    dtype : dtype, optional
+        Type that blocks are converted to.
+    """
+
+    def __init__(
+        self, source: Any, order: Sequence[int] | None = None, dtype: DTypeLike | None = None
+    ) -> None:
+        self._source = source
+        self._order = tuple(order) if order is not None else tuple(range(len(source.shape)))
+        shape = [source.shape[k] for k in self._order]
+        super().__init__(shape, source.dtype if dtype is None else dtype)
+
+    def _route(self, index: Index) -> tuple[Index, list[int]]:
+        """Return the source's index, and the order of the axes that are left of it."""
+        inside: list[int | slice] = [slice(None)] * len(index)
+        for mine, theirs in enumerate(self._order):
+            inside[theirs] = index[mine]
+        left = [k for k, item in enumerate(inside) if isinstance(item, slice)]
+        wanted = [k for k in self._order if k in left]
+        return tuple(inside), [left.index(k) for k in wanted]
+
+    def _read(self, index: Index) -> NDArray[Any]:
+        inside, order = self._route(index)
+        block = np.asarray(self._source[inside])
+        return block.transpose(order).astype(self.dtype, copy=False)
+
+    def __setitem__(self, index: Any, block: Any) -> None:
+        whole = full_index(index, self.shape)
+        inside, order = self._route(whole)
+        lengths = [
+            len(range(*item.indices(n)))
+            for item, n in zip(whole, self.shape, strict=True)
+            if isinstance(item, slice)
+        ]
+        values = np.broadcast_to(np.asarray(block), lengths)
+        back = np.argsort(order).tolist()
+        self._source[inside] = values.transpose(back).astype(self._source.dtype, copy=False)
+
+
+class StackedArray(LazyArray):
+    """Arrays of one shape and type as one with a new first axis."""
+
+    def __init__(self, sources: Sequence[Any]) -> None:
+        self._sources = list(sources)
+        first = self._sources[0]
+        super().__init__((len(self._sources), *first.shape), first.dtype)
+
+    def _read(self, index: Index) -> NDArray[Any]:
+        which, rest = index[0], index[1:]
+        if isinstance(which, int):
+            return np.asarray(self._sources[which][rest])
+        return np.stack([np.asarray(source[rest]) for source in self._sources[which]])
+
+
+class OpenArray(LazyArray):
+    """An array that keeps a file open, which is closed with it.
+
+    Parameters
+    ----------
+    source : array-like
+        Reads from the open file.
+    close : callable
+        Closes the file; called when this array is no longer used.
+    """
+
+    def __init__(self, source: Any, close: Callable[[], None]) -> None:
+        super().__init__(source.shape, source.dtype)
+        self._source = source
+        self._close: Callable[[], None] | None = close
+
+    def _read(self, index: Index) -> NDArray[Any]:
+        return np.asarray(self._source[index])
+
+    def __del__(self) -> None:
+        close = getattr(self, "_close", None)
+        if close is not None:
+            self._close = None
+            close()
