@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import os
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -112,14 +113,18 @@ def test_scripts_are_executable_and_parse(repository_root: Path, script: str) ->
 
 
 def test_setup_refuses_without_a_fitting_python(repository_root: Path, tmp_path: Path) -> None:
-    # A copy of the three files that it reads, and a PATH whose only Python is an old one.
+    # A copy of the files that it reads, and a PATH whose only Python is an old one.
     (tmp_path / "scripts").mkdir()
-    for name in ("pyproject.toml", "scripts/constraints.txt", "scripts/setup"):
+    (tmp_path / "napari_unetpp").mkdir()
+    read = ("pyproject.toml", "scripts/constraints.txt", "napari_unetpp/__init__.py")
+    for name in (*read, "scripts/setup"):
         (tmp_path / name).write_bytes((repository_root / name).read_bytes())
     bin_folder = tmp_path / "bin"
     bin_folder.mkdir()
     for tool in ("cat", "cksum", "cut", "dirname", "id", "rm"):
-        (bin_folder / tool).symlink_to(f"/usr/bin/{tool}")
+        found = shutil.which(tool)
+        assert found is not None
+        (bin_folder / tool).symlink_to(found)
     old = bin_folder / "python3"
     old.write_text('#!/bin/sh\n[ "$1" = --version ] && echo Python 3.8.1\nexit 1\n')
     old.chmod(0o755)
