@@ -19,8 +19,9 @@ import importlib, json, pkgutil, sys, warnings
 warnings.simplefilter("ignore")
 for name in {names!r}:
     package = importlib.import_module(name)
-    for found in pkgutil.walk_packages(getattr(package, "__path__", []), name + "."):
-        if {deep} and not found.name.endswith("__main__"):
+    path = package.__path__ if {deep} else []  # walking imports the packages on the way
+    for found in pkgutil.walk_packages(path, name + "."):
+        if not found.name.endswith("__main__"):
             importlib.import_module(found.name)
 print(json.dumps(sorted(m.partition(".")[0] for m in sys.modules)))
 """
