@@ -1,0 +1,131 @@
+"""True labels as evaluation compares them: whole numbers on the grid of a result.
+
+This module knows label arrays, axes and the classes of a card; it must not know networks or
+file formats.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from napari_unetpp.core.config import ModelCard
+from napari_unetpp.core.data.image import Image
+from napari_unetpp.core.errors import InputError
+
+
+def prepare_truth(
+    labels: Image, axes: str, shape: tuple[int, ...], card: ModelCard, name: str
+) -> NDArray[np.integer]:
+    """Bring true labels onto the grid of a result and check their values.
+
+    Parameters
+    ----------
+    labels : Image
+        As read from a file. Axes of length 1 that the result lacks are dropped; where the
+        letters differ otherwise, equal shapes are taken to mean the same axes.
+    axes, shape : str and tuple of int
+        Of the result, from :func:`core.run.results.output_axes`.
+    card : ModelCard
+        With one class every value above 0 is foreground; with several, value k is the k-th.
+    name : str
+        The image's name, for messages.
+
+    Returns
+    -------
+    ndarray of int
+        Shape `shape`, 0 for the background.
+
+    Raises
+    ------
+    InputError
+        If the shapes differ, a value is not a whole number from 0, or is beyond the classes.
+    """
+    return _checked_values(_on_grid(labels, axes, shape, name), card, name)
+
+
+def _on_grid(labels: Image, axes: str, shape: tuple[int, ...], name: str) -> NDArray[Any]:
+    """Return the label array with the result's axes."""
+    array = np.asarray(labels.data)
+    extra = tuple(k for k, a in enumerate(labels.axes) if a not in axes and array.shape[k] == 1)
+    found = "".join(a for k, a in enumerate(labels.axes) if k not in extra)
+    array = np.squeeze(array, axis=extra)
+    if sorted(found) == sorted(axes):
+        array = array.transpose([found.index(a) for a in axes])
+    if array.shape != shape:
+        raise InputError(
+            f"the image {name} is {_size(shape)} ({axes}) but its labels are "
+            f"{_size(labels.shape)} ({labels.axes}); give labels of the same grid."
+        )
+    return array
+
+
+def _size(shape: tuple[int, ...]) -> str:
+    return "x".join(str(n) for n in shape)
+
+
+def _checked_values(array: NDArray[Any], card: ModelCard, name: str) -> NDArray[np.integer]:
+    """Return whole numbers from 0 that the card knows."""
+    if array.dtype.kind == "f":
+        whole = np.isfinite(array) & (np.rint(array) == array) & (np.abs(array) < 2**53)
+        if not whole.all():
+            raise InputError(
+                f"the labels of {name} must be whole numbers, got {array[~whole][0]:g}; "
+                "give labels, not probabilities or intensities."
+            )
+        array = array.astype(np.int64)
+    elif array.dtype.kind == "b":
+        array = array.astype(np.uint8)
+    if array.min() < 0:
+        raise InputError(
+            f"the labels of {name} must not be negative, got {array.min()}; "
+            "use 0 for the background."
+        )
+    count = len(card.classes)
+    if count > 1 and array.max() > count:
+        beyond = np.unique(array[array > count])
+        values = ", ".join(str(v) for v in beyond[:5]) + (", ..." if len(beyond) > 5 else "")
+        names = ", ".join(f"{k} {c.name}" for k, c in enumerate(card.classes, start=1))
+        raise InputError(
+            f"the labels of {name} hold {values}, but model {card.name!r} knows only {names}; "
+            "renumber the labels."
+        )
+    return array
+
+
+def object_evidence(truth: NDArray[np.integer]) -> bool | None:
+    """Return whether label values tell objects apart, as far as one plane or volume shows.
+
+    Parameters
+    ----------
+    truth : ndarray of int
+        One plane or volume.
+
+    Returns
+    -------
+    bool or None
+        True: it has several values. False: one value on several separate regions, as a
+        mask has. None: nothing or a single region, which both kinds look like.
+    """
+    present = truth > 0
+    if not present.any():
+        return None
+    values = truth[present]
+    if (values != values[0]).any():
+        return True
+    full = ndimage.generate_binary_structure(truth.ndim, truth.ndim)
+    return None if ndimage.label(present, full)[1] == 1 else False
+
+
+def geometry_differs(image: Image, labels: Image) -> bool:
+    """Return whether both say where they lie and it differs by over a tenth of a voxel."""
+    if image.affine is None or labels.affine is None or "Z" not in image.axes:
+        return False
+    last = np.array([n - 1 for n in image.spatial_shape])
+    corners = np.array([[*(last * np.array(c)), 1] for c in np.ndindex(2, 2, 2)], np.float64)
+    away = corners @ (image.affine - labels.affine).T
+    smallest = float(np.linalg.norm(image.affine[:3, :3], axis=0).min())
+    return bool(np.abs(away[:, :3]).max() > 0.1 * smallest)
