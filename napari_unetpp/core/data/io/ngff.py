@@ -81,7 +81,10 @@ def read_multiscales(attributes: Mapping[str, Any], path: Path) -> Multiscales:
     spacing, unit = _spacing(axes, dict(zip(axes, scale, strict=True)), units)
     one = millimetres(unit) or 1.0
     for letter in spatial(axes):  # written back in the unit of X, as the spacing is
-        metadata["ngff_translation"][letter] *= (millimetres(units[letter]) or one) / one
+        factor = (millimetres(units[letter]) or one) / one
+        if factor != 1.0:
+            moved = metadata["ngff_translation"][letter] * factor
+            metadata["ngff_translation"][letter] = float(f"{moved:.12g}")
     if not steps:
         spacing = None
     return Multiscales(str(first["path"]), axes, spacing, unit, metadata)

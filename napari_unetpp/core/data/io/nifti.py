@@ -87,7 +87,7 @@ def _values(image: Any, path: Path) -> Any:
         )
     proxy = image.dataobj
     if (proxy.slope, proxy.inter) != (1.0, 0.0):
-        return proxy.get_scaled(dtype=np.float32).astype(np.float32, copy=False)
+        return np.asarray(proxy, dtype=np.float32)
     array = np.asanyarray(proxy)
     return array.astype(array.dtype.newbyteorder("="), copy=False)
 
@@ -95,6 +95,8 @@ def _values(image: Any, path: Path) -> Any:
 def _our_axes(data: Any, header: Any, path: Path) -> tuple[str, NDArray[Any]]:
     """Return the axes and a transposed view of an array in the order x, y, z, t, c."""
     letters = "XYZTC"
+    if len(data.shape) == 5 and data.shape[4] == 1:
+        data = data[..., 0]
     shape = data.shape
     size = "x".join(str(n) for n in shape)
     if not 2 <= len(shape) <= 5 or (len(shape) == 5 and int(header["intent_code"]) != _VECTOR):

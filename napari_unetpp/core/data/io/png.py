@@ -64,7 +64,8 @@ def read_picture(path: Path, *, name: str, labels: bool = False) -> Image:
             mode = picture.mode
             if mode not in _PLAIN_MODES and not (labels and mode == "P"):
                 picture = picture.convert(_CONVERTED.get(mode, "RGB"))
-            array = np.asarray(picture)
+            # Pillow's bool arrays hold 255 for True, which would show as such.
+            array = np.asarray(picture) if mode != "1" else np.asarray(picture.convert("L")) > 0
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, EOFError) as error:
         raise FileError(
             f"{path} was expected to be a complete picture, but it is damaged or cut off "

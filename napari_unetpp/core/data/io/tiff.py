@@ -94,7 +94,10 @@ def _complaints(path: Path) -> Iterator[list[str]]:
 
     class Collect(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            found.append(record.getMessage())
+            # Of its errors some are about metadata that are not needed here.
+            message = record.getMessage()
+            if any(word in message for word in ("corrupt", "truncated", "invalid page")):
+                found.append(message.rpartition("> ")[2])
 
     handler = Collect(logging.ERROR)
     logger = tifffile.logger()
@@ -111,7 +114,7 @@ def _complaints(path: Path) -> Iterator[list[str]]:
 
 
 def _damaged(path: Path, detail: str) -> FileError:
-    reason = " ".join(detail.split()).removeprefix("<").rstrip(".") or "it cannot be decoded"
+    reason = " ".join(detail.split()).rstrip(".") or "it cannot be decoded"
     return FileError(
         f"{path} was expected to be a complete TIFF, but it is damaged or cut off "
         f"({reason[:160]}); copy or export it again."
