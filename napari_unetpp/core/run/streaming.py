@@ -1,0 +1,245 @@
+"""Tiles through a runner, in batches, with less memory each time that memory runs out.
+
+Knows a runner and a function that loads a tile's input. Knows no axes, no files and
+nothing of what is done with the probabilities.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_unetpp.core.errors import InputError, OutOfMemory
+from napari_unetpp.core.events import Note
+from napari_unetpp.core.run import memory
+from napari_unetpp.core.run.precision import DTYPES
+from napari_unetpp.core.run.runtime import Level, Runner
+from napari_unetpp.core.run.tiling import Tile, TilePlan, default_core, padded_size
+
+Load = Callable[[int, Tile], tuple[NDArray[np.float32], int]]
+
+# Pixels (voxels) of a batch: enough to fill the device when planes are small.
+BATCH_PIXELS = {"cpu": 2**18, "cuda": 2**22, "mps": 2**21}
+
+
+@dataclass(frozen=True)
+class Block:
+    """The result of one tile.
+
+    Attributes
+    ----------
+    plane : int
+        Number of the plane or volume.
+    tile : Tile
+        What was computed; `probabilities` are of its core.
+    probabilities : ndarray of float32, shape (channels, *core)
+        All channels of the network.
+    non_finite : int
+        Pixels of the core that were NaN or infinite.
+    done, total : int
+        Tiles finished and tiles in all.
+    """
+
+    plane: int
+    tile: Tile
+    probabilities: NDArray[np.float32]
+    non_finite: int
+    done: int
+    total: int
+
+
+def plan_tiles(
+    runner: Runner, level: Level, shape: tuple[int, ...], tile: int | None = None
+) -> TilePlan:
+    """Plan the tiles of a plane or volume for a runner.
+
+    Parameters
+    ----------
+    runner : Runner
+        Its network and device say what fits into memory.
+    level : int or "ensemble"
+        Level to run.
+    shape : tuple of int
+        Spatial shape.
+    tile : int, optional
+        Largest core of a tile along every axis, at least 2^level; the window that the
+        network sees is larger by the halo on every side. Chosen by level and memory if
+        None.
+
+    Returns
+    -------
+    TilePlan
+        The plan.
+
+    Raises
+    ------
+    InputError
+        If `tile` is too small or no whole number.
+    """
+    stage = runner.stage_of(level)
+    if tile is not None:
+        if isinstance(tile, bool) or not isinstance(tile, int | np.integer):
+            raise InputError(f"a tile size must be a whole number of pixels, got {tile!r}.")
+        return TilePlan(shape, stage, int(tile))
+    kind = runner.device.kind
+    per_pixel = _bytes_per_pixel(runner, stage)
+    return TilePlan(shape, stage, default_core(shape, stage, per_pixel, memory.budget_bytes(kind)))
+
+
+def _bytes_per_pixel(runner: Runner, stage: int) -> float:
+    itemsize = DTYPES[runner.device.precision].itemsize
+    return memory.bytes_per_pixel(runner.card.network, stage, itemsize)
+
+
+class _Queue:
+    """The tiles that are left; batches of one shape, split to the cap of the moment."""
+
+    def __init__(self, plan: TilePlan, planes: int) -> None:
+        self.plan = plan
+        self.total = planes * len(plan)
+        self.cap = plan.core
+        self._front: deque[tuple[int, Tile]] = deque()
+        self._rest = ((plane, tile) for plane in range(planes) for tile in plan)
+
+    def _next(self) -> tuple[int, Tile] | None:
+        if not self._front:
+            item = next(self._rest, None)
+            if item is None:
+                return None
+            self._front.append(item)
+        plane, tile = self._front.popleft()
+        pieces = self.plan.split(tile, self.cap)
+        self.total += len(pieces) - 1
+        self._front.extendleft((plane, piece) for piece in reversed(pieces[1:]))
+        return plane, pieces[0]
+
+    def take(self, limit: Callable[[Tile], int]) -> list[tuple[int, Tile]]:
+        """Take the next tiles whose windows and cores are of one shape."""
+        first = self._next()
+        if first is None:
+            return []
+        batch = [first]
+        most = limit(first[1])
+        while len(batch) < most:
+            item = self._next()
+            if item is None:
+                break
+            same = item[1].window_shape == first[1].window_shape
+            if not same or item[1].inner != first[1].inner:
+                self._front.appendleft(item)
+                break
+            batch.append(item)
+        return batch
+
+    def put_back(self, batch: list[tuple[int, Tile]]) -> None:
+        """Put a batch back to the front."""
+        self._front.extendleft(reversed(batch))
+
+    def halve(self, tile: Tile) -> bool:
+        """Halve the cap below the size of `tile`; False if it is the smallest already."""
+        step = 2**self.plan.level
+        sizes = [padded_size(c.stop - c.start, self.plan.level) for c in tile.core]
+        if all(size <= step for size in sizes):
+            return False
+        now = [min(c, s) for c, s in zip(self.cap, sizes, strict=True)]
+        self.cap = tuple(max(step, padded_size(n // 2, self.plan.level)) for n in now)
+        return True
+
+
+def stream(
+    runner: Runner, level: Level, load: Load, plan: TilePlan, planes: int
+) -> Iterator[Block | Note]:
+    """Run every tile of every plane or volume, in order.
+
+    When memory runs out, what is cached is freed and smaller batches, then halved tiles
+    are tried, then the CPU; a Note says so each time.
+
+    Parameters
+    ----------
+    runner : Runner
+        The network on its device.
+    level : int or "ensemble"
+        Level to run.
+    load : callable
+        ``load(plane, tile)`` returns the normalised window, (C, *window) float32, and how
+        many pixels of the core were not finite.
+    plan : TilePlan
+        Tiles of each plane.
+    planes : int
+        Number of planes or volumes, all of the plan's shape.
+
+    Yields
+    ------
+    Block or Note
+        Results in raster order, plane by plane.
+
+    Raises
+    ------
+    OutOfMemory
+        If the smallest tile does not fit on any device.
+    """
+    queue = _Queue(plan, planes)
+    most = math.inf
+    done = 0
+    told = len(runner.notes)
+
+    def limit(tile: Tile) -> int:
+        pixels = math.prod(tile.window_shape)
+        kind = runner.device.kind
+        room = BATCH_PIXELS[kind] / pixels
+        if room >= 2:
+            needed = pixels * _bytes_per_pixel(runner, plan.level)
+            room = min(room, memory.budget_bytes(kind) / needed)
+        return max(1, int(min(room, most)))
+
+    while batch := queue.take(limit):
+        results, bad = _attempt(runner, level, load, batch)
+        yield from runner.notes[told:]
+        told = len(runner.notes)
+        if results is None:
+            memory.free_memory(runner.device.kind)
+            queue.put_back(batch)
+            if len(batch) > 1:
+                most = len(batch) // 2
+                yield Note(
+                    f"memory ran out: batches were cut to {most:.0f} tile(s).", "smaller-batches"
+                )
+            elif queue.halve(batch[0][1]):
+                size = "x".join(str(n) for n in queue.cap)
+                yield Note(f"memory ran out: tiles were halved to {size}.", "smaller-tiles")
+            elif runner.device.kind != "cpu":
+                runner.to_cpu("the smallest tile does not fit into the GPU's memory")
+                queue.cap, most = plan.core, math.inf
+            else:
+                raise OutOfMemory(
+                    f"the smallest tile ({'x'.join(map(str, batch[0][1].window_shape))} with its "
+                    "halo) does not fit into memory; close other programs or take a lower level."
+                )
+            continue
+        for (plane, tile), result, count in zip(batch, results, bad, strict=True):
+            done += 1
+            yield Block(plane, tile, result, count, done, queue.total)
+
+
+def _attempt(
+    runner: Runner, level: Level, load: Load, batch: list[tuple[int, Tile]]
+) -> tuple[NDArray[np.float32] | None, list[int]]:
+    """Run a batch; None if memory ran out.
+
+    The error is dropped here, because its traceback would keep the tensors alive that have
+    to be freed before the next attempt.
+    """
+    try:
+        loaded = [load(plane, tile) for plane, tile in batch]
+        x = np.stack([window for window, _ in loaded])  # (N, C, *space)
+        found = runner.probabilities(x, level, crop=batch[0][1].inner)
+        return found, [bad for _, bad in loaded]
+    except (MemoryError, RuntimeError) as error:
+        if not memory.is_out_of_memory(error):
+            raise
+    return None, []
