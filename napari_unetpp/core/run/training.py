@@ -43,6 +43,7 @@ from napari_unetpp.core.run.validation import validate
 log = logging.getLogger("napari_unetpp")
 
 WARM_UP = 0.05
+STATE_FILE = "state.safetensors"
 
 
 @dataclass(frozen=True)
@@ -181,7 +182,7 @@ class _Training:
 
     @property
     def state_file(self) -> Path:
-        return self.folder / "state.safetensors"
+        return self.folder / STATE_FILE
 
     @property
     def seconds(self) -> float:
@@ -284,6 +285,12 @@ class _Training:
         return TrainResult(
             network, self.step, self.seconds, self.best_step or self.step, scores, reason
         )
+
+
+def read_history(folder: Path) -> list[dict[str, Any]]:
+    """Return the scores so far from a training's folder: step, seconds, loss, scores."""
+    history: list[dict[str, Any]] = load_state(folder / STATE_FILE).progress["history"]
+    return history
 
 
 def write_history(folder: Path, history: Sequence[dict[str, Any]]) -> None:

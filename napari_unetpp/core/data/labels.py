@@ -1,18 +1,11 @@
-"""From files to training samples: normalised, on the model's grid, cached on disk.
+"""What label values mean: objects or classes, dense or painted, as training needs them.
 
-Every image becomes a `Sample` whose arrays are memory-mapped ``.npy`` files in a cache
-folder, so a training set larger than the memory is no trouble. Knows files through
-`core.data.io` and no network.
+Knows arrays and cards; no files and no network.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -20,11 +13,8 @@ from numpy.typing import NDArray
 
 from napari_unetpp.core.config import ModelCard
 from napari_unetpp.core.data.augment import UNLABELLED
-from napari_unetpp.core.data.preprocess import Normaliser, sample_of
-from napari_unetpp.core.data.sampling import Sample
 from napari_unetpp.core.data.targets import centre_target
-from napari_unetpp.core.errors import FileError, InputError
-from napari_unetpp.core.events import Event, Note
+from napari_unetpp.core.errors import InputError
 
 LabelKind = Literal["instances", "classes"]
 
@@ -108,57 +98,3 @@ def auxiliary_maps(
             raise InputError(f"auxiliary channels can be 'centre', got {channel!r}; remove it.")
         maps.append(centre_target(objects.astype(np.int32), card.spacing))
     return np.stack(maps).astype(np.float16)
-
-
-def make_sample(
-    image: NDArray[Any],
-    labels: NDArray[Any],
-    card: ModelCard,
-    rule: LabelRule,
-    *,
-    name: str,
-    known: Sequence[str] | None = None,
-    weight: float = 1.0,
-) -> Sample:
-    """Make a sample from arrays that are already on the model's grid.
-
-    Parameters
-    ----------
-    image : ndarray
-        (C, *space), raw intensities, any real dtype.
-    labels : ndarray of int
-        (*space).
-    card : ModelCard
-        Normalisation, classes, auxiliary channels.
-    rule : LabelRule
-        How label values are meant.
-    name : str
-        For messages and the split.
-    known : sequence of str, optional
-        Names of the classes that were annotated in this image; all if None.
-    weight : float
-        How often to draw it.
-
-    Returns
-    -------
-    Sample
-        With arrays in memory.
-    """
-    if image.shape[1:] != labels.shape:
-        raise InputError(
-            f"image and labels of {name} must have the same shape, got {image.shape[1:]} and "
-            f"{labels.shape}; check that they belong together."
-        )
-    classes, objects = class_map(labels, rule, card, name)
-    channels = [
-        Normaliser.fit(sample_of(channel), card.normalisation)[0](channel) for channel in image
-    ]
-    annotated = tuple(known is None or c.name in known for c in card.classes)
-    return Sample(
-        name,
-        np.stack(channels).astype(np.float16),
-        classes,
-        auxiliary_maps(objects, classes, card),
-        annotated,
-        weight,
-    )

@@ -1,0 +1,342 @@
+"""From files to training samples: normalised, on the model's grid, cached on disk.
+
+An image comes in by the very path that inference takes (`core.run.source`,
+`core.run.spaces`), so a network sees in use what it saw in training. The arrays of a sample
+are memory-mapped ``.npy`` files, so a training set larger than the memory is no trouble.
+Knows files and cards; no network.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import os
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_unetpp.core.config import ModelCard
+from napari_unetpp.core.data.augment import UNLABELLED
+from napari_unetpp.core.data.geometry import Grid, GridMap, grid_of
+from napari_unetpp.core.data.image import Image
+from napari_unetpp.core.data.io import read_image, read_labels
+from napari_unetpp.core.data.labels import LabelRule, auxiliary_maps, class_map
+from napari_unetpp.core.data.pairs import Pair
+from napari_unetpp.core.data.sampling import Sample
+from napari_unetpp.core.errors import FileError, InputError
+from napari_unetpp.core.events import Event, Note, TileDone
+from napari_unetpp.core.run.source import Source
+from napari_unetpp.core.run.spaces import space_for
+from napari_unetpp.core.run.tiling import Tile
+
+CACHE_VERSION = 1
+
+
+@dataclass(frozen=True)
+class TableRow:
+    """What a table says about one image.
+
+    Attributes
+    ----------
+    split : {"", "train", "held-out"}
+        Which side it is on; drawn by lot if empty.
+    classes : tuple of str, optional
+        Classes that were annotated in it; all if None.
+    weight : float
+        How often it is drawn, relative to others.
+    """
+
+    split: str = ""
+    classes: tuple[str, ...] | None = None
+    weight: float = 1.0
+
+
+def read_table(path: Path, card: ModelCard) -> dict[str, TableRow]:
+    """Read a CSV with the columns name, and any of split, classes (by ``;``) and weight.
+
+    Raises
+    ------
+    FileError
+        If it cannot be read.
+    InputError
+        If a column, a split, a class or a weight is not what was expected.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise FileError(f"the table {path} cannot be read ({error}); give a CSV file.") from error
+    known = {c.name for c in card.classes}
+    table: dict[str, TableRow] = {}
+    for number, row in enumerate(rows, start=2):
+        name = (row.get("name") or "").strip()
+        if not name:
+            raise InputError(f"{path}, line {number}: expected a column 'name'; add the name.")
+        split = (row.get("split") or "").strip()
+        if split not in ("", "train", "held-out"):
+            raise InputError(
+                f"{path}, line {number}: split must be train or held-out, got {split!r}."
+            )
+        classes = None
+        if row.get("classes"):
+            classes = tuple(c.strip() for c in row["classes"].split(";") if c.strip())
+            odd = [c for c in classes if c not in known]
+            if odd:
+                raise InputError(
+                    f"{path}, line {number}: unknown class {odd[0]!r}; expected some of "
+                    f"{', '.join(sorted(known))}."
+                )
+        try:
+            weight = float(row.get("weight") or 1.0)
+        except ValueError:
+            weight = -1.0
+        if not 0.0 <= weight < float("inf"):
+            raise InputError(
+                f"{path}, line {number}: weight must be a number from 0, got {row['weight']!r}."
+            )
+        table[name] = TableRow(split, classes, weight)
+    return table
+
+
+def split_names(
+    names: Sequence[str], table: Mapping[str, TableRow], share: float, seed: int
+) -> set[str]:
+    """Return the names that are held out.
+
+    What the table says is kept; the rest is drawn by a hash of name and seed, so that adding
+    images never moves one to the other side by more than its own draw. With two images or
+    more and a share above 0, at least one is held out and at least one is not.
+
+    Parameters
+    ----------
+    names : sequence of str
+        All images.
+    table : mapping of str to TableRow
+        May fix sides.
+    share : float
+        Share to hold out, in [0, 1).
+    seed : int
+        Of the draw.
+    """
+    if not 0.0 <= share < 1.0:
+        raise InputError(f"the held-out share must lie in [0, 1), got {share}; 0.2 is usual.")
+    fixed = {n for n in names if n in table and table[n].split == "held-out"}
+    free = [n for n in names if n not in table or not table[n].split]
+    if fixed or share == 0.0 or len(names) < 2 or not free:
+        return fixed
+    draw = sorted(free, key=lambda n: hashlib.sha256(f"{seed}:{n}".encode()).digest())
+    count = min(max(1, round(share * len(names))), len(names) - 1)
+    return set(draw[:count])
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """Samples on both sides of the split.
+
+    Attributes
+    ----------
+    training, held_out : list of Sample
+        Planes (2D network) or volumes (3D).
+    held_out_pairs : list of Pair
+        Files of the held-out images, for the final scores.
+    known : dict of str to tuple of str
+        Classes annotated in each image, by its name, where the table limits them.
+    """
+
+    training: list[Sample]
+    held_out: list[Sample]
+    held_out_pairs: list[Pair]
+    known: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+def prepare(
+    pairs: Sequence[Pair],
+    card: ModelCard,
+    rule: LabelRule,
+    cache: Path,
+    *,
+    table: Mapping[str, TableRow] | None = None,
+    share: float = 0.2,
+    seed: int = 0,
+    channel: int | None = None,
+) -> Generator[Event, None, TrainingSet]:
+    """Read, normalise and resample every image, or take it from the cache.
+
+    Parameters
+    ----------
+    pairs : sequence of Pair
+        Images and labels.
+    card : ModelCard
+        Axes, channels, spacing, orientation, normalisation, classes.
+    rule : LabelRule
+        How label values are meant.
+    cache : Path
+        Folder for the arrays; made if missing. Finished entries are used again.
+    table : mapping of str to TableRow, optional
+        See `read_table`.
+    share : float
+        Share of images to hold out where the table does not say.
+    seed : int
+        Of the split.
+    channel : int, optional
+        Channel of the images, see `Source`.
+
+    Yields
+    ------
+    TileDone, Note
+        One `TileDone` an image.
+
+    Returns
+    -------
+    TrainingSet
+        With at least one training sample.
+
+    Raises
+    ------
+    UNetPPError
+        If a file cannot be read or used; the message names it.
+    """
+    table = table or {}
+    held_out = split_names([p.name for p in pairs], table, share, seed)
+    missing = sorted(n for n in table if n not in {p.name for p in pairs})
+    if missing:
+        yield Note(
+            f"{len(missing)} name(s) of the table have no image, such as {missing[0]}.", "table"
+        )
+    if not held_out:
+        yield Note("no image is held out: there will be no scores.", "no-held-out")
+    sides: tuple[list[Sample], list[Sample]] = ([], [])
+    cache.mkdir(parents=True, exist_ok=True)
+    for done, pair in enumerate(pairs, start=1):
+        row = table.get(pair.name, TableRow())
+        samples = _cached(pair, card, rule, cache, row, channel)
+        sides[pair.name in held_out].extend(samples)
+        yield TileDone(done, len(pairs), 0)
+    if not sides[0]:
+        raise InputError("training needs at least one image that is not held out; add images.")
+    known = {n: r.classes for n, r in table.items() if r.classes is not None}
+    return TrainingSet(sides[0], sides[1], [p for p in pairs if p.name in held_out], known)
+
+
+def _key(pair: Pair, card: ModelCard, rule: LabelRule, channel: int | None) -> str:
+    """Return a hash of everything that the cached arrays depend on."""
+    parts: list[Any] = [CACHE_VERSION, vars(rule), channel]
+    for path in (pair.image, pair.labels):
+        status = path.stat()
+        parts.append([str(path.resolve()), status.st_size, status.st_mtime_ns])
+    json_card = card.to_json()
+    fields = ("axes", "classes", "auxiliary", "spacing", "spacing_unit", "orientation")
+    parts += [json_card[name] for name in (*fields, "normalisation")]
+    parts.append(card.network.in_channels)
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]
+
+
+def _cached(
+    pair: Pair, card: ModelCard, rule: LabelRule, cache: Path, row: TableRow, channel: int | None
+) -> list[Sample]:
+    """Return an image's samples from the cache, filling it first where needed."""
+    key = _key(pair, card, rule, channel)
+    done = cache / f"{key}.json"
+    if not done.exists():
+        count = 0
+        for number, arrays in enumerate(_arrays(pair, card, rule, channel)):
+            for name, array in arrays.items():
+                _save(cache / f"{key}-{number}.{name}.npy", array)
+            count = number + 1
+        temporary = cache / f".{key}.json.{os.getpid()}"
+        temporary.write_text(json.dumps({"parts": count, "name": pair.name}), encoding="utf-8")
+        os.replace(temporary, done)
+    count = int(json.loads(done.read_text(encoding="utf-8"))["parts"])
+    known = tuple(row.classes is None or c.name in row.classes for c in card.classes)
+    samples = []
+    for number in range(count):
+        stem = f"{key}-{number}"
+        image = np.load(cache / f"{stem}.image.npy", mmap_mode="r")
+        labels = np.load(cache / f"{stem}.labels.npy", mmap_mode="r")
+        aux = np.load(cache / f"{stem}.aux.npy", mmap_mode="r") if card.auxiliary else None
+        name = pair.name if count == 1 else f"{pair.name}#{number}"
+        samples.append(Sample(name, image, labels, aux, known, row.weight / count))
+    return samples
+
+
+def _save(path: Path, array: NDArray[Any]) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("wb") as file:
+            np.save(file, array)
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise FileError(
+            f"the cache {path.parent} cannot be written ({error}); free some space or choose "
+            "another folder."
+        ) from error
+
+
+def _arrays(
+    pair: Pair, card: ModelCard, rule: LabelRule, channel: int | None
+) -> Generator[dict[str, NDArray[Any]], None, None]:
+    """Read an image and yield the arrays of each of its planes or volumes."""
+    image = read_image(pair.image)
+    truth = read_labels(pair.labels)
+    source = Source(image, card, channel)
+    labels_card = card.replace(
+        network=replace(card.network, in_channels=1), input_channels=("labels",)
+    )
+    truth_source = Source(truth, labels_card)
+    if source.sizes != truth_source.sizes:
+        raise InputError(
+            f"image and labels of {pair.name} must have the same shape, got "
+            f"{_sizes(source)} and {_sizes(truth_source)}; check that they belong together."
+        )
+    normalisers, _ = source.fit()
+    space = space_for(source)
+    whole = tuple(slice(0, n) for n in space.shape)
+    labelled = False
+    for part, truth_part in zip(source.parts, truth_source.parts, strict=True):
+        everything = tuple(slice(0, n) for n in truth_source.shape)
+        values = truth_source.read(truth_part, everything)[0]
+        if not rule.dense and not values.any():
+            continue  # a plane without paint teaches nothing
+        labelled = True
+        values = to_model_grid(values, image, card)
+        classes, objects = class_map(values, rule, card, pair.name)
+        if (classes == UNLABELLED).all():
+            continue
+        x, _ = space.load(part, Tile(whole, whole), normalisers)
+        arrays = {"image": x.astype(np.float16), "labels": classes}
+        aux = auxiliary_maps(objects, classes, card)
+        yield arrays if aux is None else arrays | {"aux": aux}
+    if not labelled:
+        raise InputError(f"nothing is labelled in {pair.labels.name}; paint or leave it out.")
+
+
+def _sizes(source: Source) -> str:
+    return " x ".join(f"{a}={n}" for a, n in source.sizes.items())
+
+
+def to_model_grid(values: NDArray[Any], image: Image, card: ModelCard) -> NDArray[Any]:
+    """Bring labels of a plane or volume to the model's grid by the nearest voxel.
+
+    Parameters
+    ----------
+    values : ndarray of int
+        (Y, X) or (Z, Y, X), on the grid of `image`.
+    image : Image
+        The image that they belong to; its geometry counts, not the label file's.
+    card : ModelCard
+        Spacing and orientation of the model.
+    """
+    if card.spacing is None and card.orientation is None:
+        return values
+    grid, _ = grid_of(image, card)
+    if values.ndim == 2:
+        grid = Grid((1, *grid.shape[1:]), grid.affine)
+    grid_map = GridMap.for_card(grid, card)
+    moved = grid_map.to_model(values.reshape(grid.shape), order=0)
+    return moved.reshape(grid_map.model_shape[-values.ndim :])
