@@ -7,6 +7,7 @@ as one. This module must not know files or formats.
 from __future__ import annotations
 
 import math
+import mmap
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -82,6 +83,49 @@ class LazyArray:
 
     def _read(self, index: Index) -> NDArray[Any]:
         raise NotImplementedError
+
+
+def release(array: Any) -> None:
+    """Give back the memory of a memory map's pages; what is in them stays in the file.
+
+    Pages of a mapped file count as the process's memory until something else needs it, so a
+    whole image read or written tile by tile would look (and be accounted) as if it were in
+    memory. Does nothing for other arrays, and where the system has no such call. Never give
+    it a copy-on-write map (mode "c"): what was changed in it would be lost.
+    """
+    base = array
+    while base is not None and not isinstance(base, mmap.mmap):
+        base = getattr(base, "base", None)
+    if base is not None and hasattr(mmap, "MADV_DONTNEED"):
+        base.madvise(mmap.MADV_DONTNEED)
+
+
+class DiskArray(LazyArray):
+    """A memory map of a large file that gives its pages back from time to time.
+
+    Parameters
+    ----------
+    source : memmap
+        The map; blocks are views into it.
+    limit : int
+        Bytes that may be read before pages are given back.
+    """
+
+    def __init__(self, source: np.memmap[Any, Any], limit: int = 2**27) -> None:
+        super().__init__(source.shape, source.dtype)
+        self._source = source
+        self._limit = limit
+        self._read_bytes = 0
+
+    def _read(self, index: Index) -> NDArray[Any]:
+        if self._read_bytes > self._limit:
+            release(self._source)
+            self._read_bytes = 0
+        block: NDArray[Any] = np.asarray(self._source)[index]
+        # A page holds 4 KiB of a row, however few of its pixels are wanted.
+        rows = block.size // max(1, block.shape[-1] if block.ndim else 1)
+        self._read_bytes += max(block.nbytes, rows * 4096)
+        return block
 
 
 class MappedArray(LazyArray):

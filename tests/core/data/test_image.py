@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import resource
+import sys
+from pathlib import Path
+
 import dask.array
 import numpy as np
 import pytest
@@ -9,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from napari_unetpp.core.data.image import Image, known_unit, millimetres
-from napari_unetpp.core.data.lazy import MappedArray, StackedArray, full_index
+from napari_unetpp.core.data.lazy import DiskArray, MappedArray, StackedArray, full_index, release
 from napari_unetpp.core.errors import InputError
 
 
@@ -135,3 +139,25 @@ def test_a_stack_reads_like_numpy(index: tuple[int | slice, ...]) -> None:
     if isinstance(index[0], slice) and not len(range(*index[0].indices(3))):
         return
     np.testing.assert_array_equal(stack[index], source[index])
+
+
+def resident_bytes() -> int:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc; pages are given back on Linux")
+def test_a_map_read_and_written_in_blocks_stays_small(tmp_path: Path) -> None:
+    size = 64 * 2**20
+    mapped = np.memmap(tmp_path / "a", np.uint8, "w+", 0, (64, 2**20))
+    mapped[:] = 1
+    release(mapped)
+    assert (mapped[::8, 5] == 1).all()
+    before = resident_bytes()
+    lazy = DiskArray(mapped, limit=2**22)
+    assert sum(int(lazy[k].sum()) for k in range(64)) == size
+    assert resident_bytes() - before < size // 3
+    kept = lazy[3]
+    lazy[3:].sum()
+    lazy[0].sum()
+    assert kept.min() == 1  # a view outlives the pages

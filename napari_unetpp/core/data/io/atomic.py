@@ -21,7 +21,11 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from napari_unetpp.core.axes import parse_axes
+from napari_unetpp.core.data.lazy import release
 from napari_unetpp.core.errors import FileError, InputError, UNetPPError
+
+# Bytes written through a memory map before its pages are given back.
+_RELEASE_AFTER = 2**27
 
 
 @runtime_checkable
@@ -135,6 +139,7 @@ class StagedSink:
         self.dtype: np.dtype[Any] = np.dtype(dtype)
         self._target: Any = None
         self._closed = ""
+        self._written = 0
         self._staged = hidden_beside(self.path, self._staged_suffix())
         self._scratch: list[Path] = []
         try:
@@ -149,6 +154,10 @@ class StagedSink:
         self._check_open()
         with writing(self.path):
             self._target[region] = block
+        self._written += getattr(block, "nbytes", 0)
+        if self._written > _RELEASE_AFTER:
+            release(self._target)
+            self._written = 0
 
     def __getitem__(self, region: Any) -> NDArray[Any]:
         self._check_open()
@@ -288,10 +297,35 @@ class BufferSink(StagedSink):
         self._write(np.asarray(self._target), self._staged)
 
 
+def bands(
+    shape: Sequence[int], itemsize: int, limit: int = 2**26
+) -> Iterator[tuple[int | slice, ...]]:
+    """Walk over an array in bands of rows of at most about `limit` bytes.
+
+    Parameters
+    ----------
+    shape : sequence of int
+        At least two axes.
+    itemsize : int
+        Bytes of an element.
+    limit : int
+        Bytes of a band.
+
+    Yields
+    ------
+    tuple of int or slice
+        The index of a band.
+    """
+    rows = max(1, limit // (shape[-1] * itemsize))
+    for place in np.ndindex(*shape[:-2]):
+        for top in range(0, shape[-2], rows):
+            yield (*place, slice(top, top + rows))
+
+
 def narrow_labels(array: NDArray[Any]) -> np.dtype[Any]:
     """Return the smaller of uint16 and uint32 that holds the labels (uint8 stays).
 
-    The array may be a memory map; it is read plane by plane.
+    The array may be a memory map; it is read band by band.
 
     Raises
     ------
@@ -299,8 +333,10 @@ def narrow_labels(array: NDArray[Any]) -> np.dtype[Any]:
         If a label is negative or beyond uint32.
     """
     low, high = 0, 0
-    for plane in array if array.ndim > 2 else (array,):
-        low, high = min(low, int(plane.min())), max(high, int(plane.max()))
+    for band in bands(array.shape, array.dtype.itemsize):
+        block = array[band]
+        low, high = min(low, int(block.min())), max(high, int(block.max()))
+        release(array)
     if low < 0 or high > np.iinfo(np.uint32).max:
         raise InputError(f"labels must lie in 0 to 4294967295, got {low} to {high}; renumber them.")
     if array.dtype.itemsize == 1:

@@ -18,7 +18,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from napari_unetpp.core.axes import canonical, spatial
 from napari_unetpp.core.data.image import Image
-from napari_unetpp.core.data.io.atomic import StagedSink, narrow_labels, reserve
+from napari_unetpp.core.data.io.atomic import StagedSink, bands, narrow_labels, reserve
 from napari_unetpp.core.data.io.formats import split_name
 from napari_unetpp.core.data.io.tiff_tags import (
     image_axes,
@@ -26,7 +26,7 @@ from napari_unetpp.core.data.io.tiff_tags import (
     ome_write_metadata,
     read_tags,
 )
-from napari_unetpp.core.data.lazy import MappedArray, OpenArray, StackedArray
+from napari_unetpp.core.data.lazy import DiskArray, MappedArray, OpenArray, StackedArray, release
 from napari_unetpp.core.errors import FileError, MissingPackageError
 
 log = logging.getLogger("napari_unetpp")
@@ -157,7 +157,9 @@ def _pixels(series: Any, tif: tifffile.TiffFile, path: Path) -> Any:
     """Return a memory map, an array, or a lazy array that keeps the file open."""
     if series.dataoffset is not None and series.dtype.kind != "b":
         stored = series.dtype.newbyteorder(tif.byteorder)
-        mapped = np.memmap(path, stored, "r", series.dataoffset, series.shape)
+        mapped: Any = np.memmap(path, stored, "r", series.dataoffset, series.shape)
+        if mapped.nbytes > LAZY_FROM_BYTES:
+            mapped = DiskArray(mapped)
         # ImageJ writes big-endian, which torch refuses and dtype comparisons trip over.
         return mapped if stored.isnative else MappedArray(mapped, dtype=series.dtype)
     keyframe = series.keyframe
@@ -234,11 +236,10 @@ class TiffSink(StagedSink):
     def _finish(self) -> None:
         if self._file is None:
             target = self._create(narrow_labels(self._target))
-            if target.ndim > 2:
-                for k in range(len(target)):
-                    target[k] = self._target[k]
-            else:
-                target[...] = self._target
+            for band in bands(self.shape, self.dtype.itemsize):
+                target[band] = self._target[band]
+                release(self._target)
+                release(target)
         if self._file is not None:
             self._file.flush()
             self._file = None

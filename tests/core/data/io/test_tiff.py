@@ -11,6 +11,7 @@ import pytest
 import tifffile
 
 from napari_unetpp.core.data.image import Image
+from napari_unetpp.core.data.io import atomic as atomic_module
 from napari_unetpp.core.data.io import open_sink, read_image, read_labels
 from napari_unetpp.core.data.io import tiff as tiff_module
 from napari_unetpp.core.errors import MissingPackageError
@@ -262,3 +263,14 @@ def test_a_real_volume_without_named_axes(shared_data: Path) -> None:
     image = read_image(shared_data / "small" / "plantseg_3d" / "images" / "sample_ovule.tif")
     assert image.axes == "ZYX"
     assert image.shape == (32, 128, 128)
+
+
+def test_labels_are_narrowed_band_by_band(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(atomic_module.bands, "__defaults__", (200,))
+    monkeypatch.setattr(atomic_module, "_RELEASE_AFTER", 100)
+    labels = np.arange(3 * 7 * 10, dtype=np.int64).reshape(3, 7, 10) * 300
+    like = Image.from_array(np.zeros((3, 7, 10), np.uint8), spacing=(2, 1, 1), unit="mm")
+    out = save(tmp_path / "o.tif", like, labels, "ZYX", "instances")
+    with tifffile.TiffFile(out) as tif:
+        assert tif.asarray().dtype == np.uint16
+        np.testing.assert_array_equal(tif.asarray(), labels)
