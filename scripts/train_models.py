@@ -138,6 +138,7 @@ def ct_job(data: Path, runs: Path, max_seconds: float | None) -> FitJob:
         patch=(48, 64, 64),
         foreground=0.8,
         validate_every=250,
+        validate_images=7,
         augment=AugmentConfig.volumes(oriented=True),
         max_seconds=max_seconds,
         device=device.kind,

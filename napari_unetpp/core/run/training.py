@@ -64,6 +64,9 @@ class TrainConfig:
         AdamW's; the rate is the peak of the schedule.
     validate_every : int
         Steps between two scorings of the held-out images.
+    validate_images : int
+        Held-out images, spread evenly, that are scored during training; the final scores
+        are of all of them.
     patience : int
         Stop after so many scorings without a better one; 0 never stops early.
     checkpoint_seconds : float
@@ -88,6 +91,7 @@ class TrainConfig:
     learning_rate: float = 2e-3
     weight_decay: float = 1e-4
     validate_every: int = 250
+    validate_images: int = 40
     patience: int = 12
     checkpoint_seconds: float = 60.0
     foreground: float = 0.5
@@ -98,10 +102,10 @@ class TrainConfig:
     precision: str = "float32"
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.batch < 1 or self.validate_every < 1:
+        if min(self.steps, self.batch, self.validate_every, self.validate_images) < 1:
             raise InputError(
-                "steps, batch and validate_every must be at least 1, got "
-                f"{self.steps}, {self.batch} and {self.validate_every}."
+                "steps, batch, validate_every and validate_images must be at least 1, got "
+                f"{self.steps}, {self.batch}, {self.validate_every} and {self.validate_images}."
             )
         if self.max_seconds is not None and self.max_seconds <= 0:
             raise InputError(f"max_seconds must be positive, got {self.max_seconds}.")
@@ -112,7 +116,8 @@ class TrainConfig:
 
     def fingerprint(self, card: ModelCard, names: Sequence[str]) -> str:
         """Return a hash of what must not change between a run and its continuation."""
-        own = {k: v for k, v in vars(self).items() if k not in ("max_seconds", "device")}
+        free = ("max_seconds", "device", "validate_images")
+        own = {k: v for k, v in vars(self).items() if k not in free}
         text = json.dumps([own, card.to_json()["network"], sorted(names)], default=vars)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -395,7 +400,8 @@ def _score(job: _Training, held_out: Sequence[Sample], loss: float) -> Validated
     scores: dict[int, dict[str, float]] = {}
     better = False
     if held_out:
-        scores = validate(job.network, held_out, job.card, precision=job.config.precision)
+        chosen = held_out[:: math.ceil(len(held_out) / job.config.validate_images)]
+        scores = validate(job.network, chosen, job.card, precision=job.config.precision)
         better = job.keep_if_best(scores)
     named = {str(level): values for level, values in scores.items()}
     job.history.append(
