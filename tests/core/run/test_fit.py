@@ -1,0 +1,96 @@
+"""From two folders to a model file: scores of the file as written, and nothing half-written."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+
+from napari_unetpp.core.config import ClassInfo, InstanceRule, ModelCard, NetworkConfig
+from napari_unetpp.core.data.labels import LabelRule
+from napari_unetpp.core.data.pairs import find_pairs
+from napari_unetpp.core.data.phantoms import nuclei_2d
+from napari_unetpp.core.errors import FileError, InputError
+from napari_unetpp.core.events import StepDone, drain
+from napari_unetpp.core.run.evaluation import evaluate
+from napari_unetpp.core.run.fit import FitJob, fit
+from napari_unetpp.core.run.modelfile import load_model
+from napari_unetpp.core.run.runtime import Runner, choose_device
+from napari_unetpp.core.run.training import TrainConfig
+
+CARD = ModelCard(
+    "spots",
+    NetworkConfig(filters=(4, 6, 8), norm="batch", out_channels=2),
+    (ClassInfo("nucleus"),),
+    auxiliary=("centre",),
+    instances=InstanceRule(),
+    levels_trained=(1, 2),
+)
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> FitJob:
+    for kind in ("images", "labels"):
+        (tmp_path / kind).mkdir()
+    for seed in range(3):
+        phantom = nuclei_2d(seed=seed)
+        tifffile.imwrite(tmp_path / "images" / f"p{seed}.tif", phantom.image[:128, :128])
+        tifffile.imwrite(
+            tmp_path / "labels" / f"p{seed}.tif", phantom.labels[:128, :128].astype(np.uint16)
+        )
+    return FitJob(
+        find_pairs(tmp_path / "images", tmp_path / "labels"),
+        CARD,
+        LabelRule("instances", dense=True),
+        TrainConfig(steps=6, batch=2, patch=(32, 32), validate_every=3, learning_rate=1e-2),
+        tmp_path / "m.safetensors",
+        tmp_path / "run",
+        held_out=0.34,
+    )
+
+
+def test_the_card_carries_the_scores_of_the_file_itself(job: FitJob) -> None:
+    report = drain(fit(job))
+    model = load_model(job.out)
+    assert model.card.levels_trained == (1, 2)
+    assert set(model.card.scores) == {"1", "2", "ensemble"}
+    assert model.card.split.startswith("2 images for training, 1 held out: p")
+    held_out = [p for p in job.pairs if p.name in model.card.split.split(": ")[1]]
+    again = drain(evaluate(Runner(model, choose_device()), held_out))
+    for level, scores in model.card.scores.items():
+        for metric, value in scores.items():
+            assert again.levels[level][metric] == pytest.approx(value, abs=1e-6)
+    assert all(row["seconds_per_megapixel"] > 0 for row in model.card.timings.values())
+    assert report.n_training == 2
+    assert report.steps == 6
+    on_disk = json.loads((job.folder / "report.json").read_text())
+    assert on_disk["evaluation"]["levels"].keys() == {"1", "2", "ensemble"}
+    assert (job.folder / "curve.png").stat().st_size > 5000
+
+
+def test_a_cancelled_fit_leaves_no_model_and_goes_on(job: FitJob) -> None:
+    job.out.write_bytes(b"an older model")
+    running = fit(job)
+    for event in running:
+        if isinstance(event, StepDone) and event.step == 4:
+            running.close()
+    assert job.out.read_bytes() == b"an older model"
+    resumed = drain(fit(job))
+    straight = drain(fit(replace(job, folder=job.folder.with_name("other"))))
+    assert resumed.steps == straight.steps
+    assert resumed.evaluation is not None
+    assert straight.evaluation is not None
+    for level in ("1", "2"):
+        for key in ("iou_per_image", "dice_pooled"):
+            assert resumed.evaluation.levels[level][key] == straight.evaluation.levels[level][key]
+
+
+def test_where_the_model_goes_is_checked_before_anything_runs(job: FitJob) -> None:
+    with pytest.raises(InputError, match=r"must end in \.safetensors, got 'm\.pt'"):
+        replace(job, out=job.out.with_suffix(".pt"))
+    with pytest.raises(FileError, match="does not exist; make it first"):
+        replace(job, out=job.out.parent / "none" / "m.safetensors")

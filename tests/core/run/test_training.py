@@ -1,0 +1,222 @@
+"""Training: it learns, a killed run goes on with the same result, the best state is kept."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from napari_unetpp.core.config import ClassInfo, ModelCard, NetworkConfig
+from napari_unetpp.core.data.augment import AugmentConfig
+from napari_unetpp.core.data.sampling import Sample
+from napari_unetpp.core.errors import FileError, InputError
+from napari_unetpp.core.events import Note, StepDone, Validated, drain
+from napari_unetpp.core.run.checkpoint import TrainState, load_state, save_state
+from napari_unetpp.core.run.curve import draw_curve
+from napari_unetpp.core.run.training import (
+    TrainConfig,
+    TrainResult,
+    learning_rate_factor,
+    read_history,
+    train,
+)
+from napari_unetpp.core.run.validation import validate
+
+CARD = ModelCard(
+    "tiny",
+    NetworkConfig(filters=(4, 6, 8), norm="batch", dropout=0.1),
+    (ClassInfo("disc"),),
+    levels_trained=(1, 2),
+)
+CONFIG = TrainConfig(steps=8, batch=2, patch=(32, 32), validate_every=4, learning_rate=1e-2)
+
+
+def discs(seed: int, size: int = 64) -> Sample:
+    """Make bright discs on noise."""
+    rng = np.random.default_rng(seed)
+    yy, xx = np.mgrid[:size, :size]
+    labels = np.zeros((size, size), np.uint8)
+    for y, x in rng.integers(8, size - 8, (5, 2)):
+        labels[(yy - y) ** 2 + (xx - x) ** 2 < 36] = 1
+    image = labels + rng.normal(0, 0.2, labels.shape)
+    return Sample(f"d{seed}", image[None].astype(np.float16), labels, None, (True,))
+
+
+TRAINING, HELD_OUT = [discs(k) for k in range(4)], [discs(9), discs(10)]
+
+
+def run(folder: Path, config: TrainConfig = CONFIG, stop: int | None = None) -> TrainResult | None:
+    """Train; leave after `stop` steps as a cancel would."""
+    job = train(TRAINING, HELD_OUT, CARD, config, folder)
+    if stop is None:
+        return drain(job)
+    for event in job:
+        if isinstance(event, StepDone) and event.step == stop:
+            job.close()
+    return None
+
+
+def test_it_learns_at_every_level(tmp_path: Path) -> None:
+    config = replace(CONFIG, steps=60, validate_every=30, augment=AugmentConfig(scale=0.1))
+    result = run(tmp_path, config)
+    assert result is not None
+    assert set(result.scores) == {1, 2}
+    for level, scores in result.scores.items():
+        # Four filters and 60 steps; an untrained network scores below 0.2 here.
+        assert scores["iou_per_image"] > 0.65, level
+
+
+def test_a_run_that_was_stopped_goes_on_with_the_same_result(tmp_path: Path) -> None:
+    straight = run(tmp_path / "a")
+    run(tmp_path / "b", stop=3)
+    run(tmp_path / "b", stop=6)
+    resumed = run(tmp_path / "b")
+    assert straight is not None
+    assert resumed is not None
+    assert resumed.step == straight.step == 8
+    for name, value in straight.network.state_dict().items():
+        assert torch.equal(value, resumed.network.state_dict()[name]), name
+    assert resumed.scores == straight.scores
+    losses = [[row["loss"] for row in read_history(tmp_path / f)] for f in "ab"]
+    assert losses[0][-1] > 0
+    assert len(losses[0]) == len(losses[1]) == 2
+
+
+def test_the_seed_decides(tmp_path: Path) -> None:
+    first, same = run(tmp_path / "a"), run(tmp_path / "b")
+    other = run(tmp_path / "c", replace(CONFIG, seed=1))
+    assert first is not None
+    assert same is not None
+    assert other is not None
+    weight = "nodes.x0_0.0.weight"
+    weights = [r.network.state_dict()[weight] for r in (first, same, other)]
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+
+
+def test_the_best_state_is_kept(tmp_path: Path) -> None:
+    events = []
+    result = drain(train(TRAINING, HELD_OUT, CARD, CONFIG, tmp_path), events.append)
+    scored = [e for e in events if isinstance(e, Validated)]
+    assert [e.step for e in scored] == [4, 8]
+
+    def mean(event: Validated) -> float:
+        return float(np.mean([s["dice_per_image"] for s in event.scores.values()]))
+
+    best = max(scored, key=mean)
+    assert result.best_step == best.step
+    again = validate(result.network, HELD_OUT, CARD)
+    for level, scores in best.scores.items():
+        assert again[level] == pytest.approx(scores, abs=1e-6)
+
+
+def test_patience_ends_a_run_that_gets_no_better(tmp_path: Path) -> None:
+    frozen = replace(CONFIG, steps=50, validate_every=2, patience=2, learning_rate=1e-12)
+    result = run(tmp_path, frozen)
+    assert result is not None
+    assert result.reason == "patience"
+    assert result.step < 20
+
+
+def test_a_time_budget_ends_a_run_and_is_scored(tmp_path: Path) -> None:
+    result = run(tmp_path, replace(CONFIG, steps=100_000, max_seconds=2.0, validate_every=10_000))
+    assert result is not None
+    assert result.reason == "time"
+    assert 2.0 <= result.seconds < 60.0
+    assert result.scores
+
+
+def test_without_held_out_images_the_last_state_counts(tmp_path: Path) -> None:
+    result = drain(train(TRAINING, [], CARD, CONFIG, tmp_path))
+    assert result.scores == {}
+    assert result.best_step == 8
+
+
+def test_history_and_curve_are_written(tmp_path: Path) -> None:
+    run(tmp_path)
+    with (tmp_path / "history.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {r["level"] for r in rows} == {"1", "2"}
+    assert {r["metric"] for r in rows} == {"iou_per_image", "dice_per_image"}
+    assert {r["step"] for r in rows} == {"4", "8"}
+    draw_curve(read_history(tmp_path), tmp_path / "curve.png", "tiny")
+    assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
+    assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]
+
+
+def test_a_checkpoint_of_other_settings_is_refused(tmp_path: Path) -> None:
+    run(tmp_path, stop=2)
+    with pytest.raises(InputError, match="belongs to a training with other settings or images"):
+        run(tmp_path, replace(CONFIG, batch=3))
+
+
+def test_resuming_is_said(tmp_path: Path) -> None:
+    run(tmp_path, stop=2)
+    events = []
+    drain(train(TRAINING, HELD_OUT, CARD, CONFIG, tmp_path), events.append)
+    assert Note("going on from step 2.", "resumed") in events
+
+
+@pytest.mark.parametrize("damage", ["truncate", "text", "foreign"])
+def test_a_damaged_checkpoint_is_refused_in_words(tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "state.safetensors"
+    save_state(path, TrainState({"w": torch.ones(3)}, {}, {}, {"step": 1}))
+    assert load_state(path).weights["w"].tolist() == [1, 1, 1]
+    content = path.read_bytes()
+    if damage == "truncate":
+        path.write_bytes(content[:-4])
+    elif damage == "text":
+        path.write_text("hello")
+    else:
+        path.write_bytes(content.replace(b"training state 1", b"training state 9"))
+    with pytest.raises(FileError, match="delete it to start anew"):
+        load_state(path)
+
+
+def test_a_checkpoint_replaces_the_old_one_only_when_complete(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "state.safetensors"
+    save_state(path, TrainState({"w": torch.ones(3)}, {}, {}, {}))
+    before = path.read_bytes()
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("napari_unetpp.core.run.checkpoint.save_file", fail)
+    with pytest.raises(FileError, match="No space left"):
+        save_state(path, TrainState({"w": torch.zeros(3)}, {}, {}, {}))
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_schedule_warms_up_and_ends_at_zero() -> None:
+    assert learning_rate_factor(0.0) == pytest.approx(0.02)
+    assert learning_rate_factor(0.025) == pytest.approx(0.5)
+    assert learning_rate_factor(0.05) == pytest.approx(1.0)
+    assert learning_rate_factor(0.525) == pytest.approx(0.5)
+    assert learning_rate_factor(1.0) == pytest.approx(0.0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"steps": 0}, "at least 1"),
+        ({"max_seconds": 0.0}, "max_seconds must be positive"),
+        ({"learning_rate": float("nan")}, "learning_rate must be positive"),
+        ({"foreground": 1.5}, "foreground must lie"),
+    ],
+)
+def test_wrong_settings_are_refused(changes: dict[str, float], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        replace(CONFIG, **changes)
+
+
+@pytest.mark.parametrize("patch", [(30, 32), (32,), (0, 32), (2, 2)])
+def test_a_patch_that_does_not_fit_is_refused(tmp_path: Path, patch: tuple[int, ...]) -> None:
+    with pytest.raises(InputError, match="patch must be 2 multiples of 4"):
+        run(tmp_path, replace(CONFIG, patch=patch))
