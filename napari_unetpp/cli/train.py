@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from napari_unetpp.cli import options
-from napari_unetpp.cli.common import Progress, drain, figure_of, print_json, table, tell
+from napari_unetpp.cli.common import Progress, figure_of, print_json, table, tell
 from napari_unetpp.core.config import (
     PAPER_FILTERS,
     ClassInfo,
@@ -19,7 +19,7 @@ from napari_unetpp.core.config import (
 )
 from napari_unetpp.core.data.pairs import find_pairs
 from napari_unetpp.core.errors import InputError
-from napari_unetpp.core.events import Event, Validated
+from napari_unetpp.core.events import Event, Validated, drain
 
 if TYPE_CHECKING:
     from napari_unetpp.core.run.fit import FitJob, FitReport
@@ -258,7 +258,9 @@ def _card(args: argparse.Namespace, names: list[str], out: Path) -> ModelCard:
         activation="softmax" if args.softmax else "sigmoid",
     )
     if args.window:
-        normalisation = Normalisation("window", *args.window, ct_offset=args.window[0] < 0)
+        normalisation = Normalisation(
+            "window", args.window[0], args.window[1], ct_offset=args.window[0] < 0
+        )
     else:
         normalisation = Normalisation(polarity="bright-objects" if instances else "keep")
     return ModelCard(

@@ -161,16 +161,19 @@ class Normaliser:
         ndarray of float32
             About 0 to 1, clipped; NaN and -inf become the background's value, +inf the top.
         """
-        # Large integers lose their small differences in float32: subtract first.
-        wide = np.float64 if block.dtype.kind in "iu" and block.dtype.itemsize > 2 else np.float32
-        if block.dtype == np.float64:
-            wide = np.float64
-        out = (block.astype(wide) - self.low) / (self.high - self.low)
+        # Large integers and doubles lose their small differences in float32: subtract first.
+        exact = block.dtype.kind in "iu" and block.dtype.itemsize > 2
+        huge = max(abs(self.low), abs(self.high)) > 1e30
+        wide = np.float64 if exact or huge or block.dtype == np.float64 else np.float32
+        out: NDArray[Any] = np.asarray(block, dtype=wide)
+        # Halved, so that the span of the largest numbers does not overflow.
+        out = (out / 2 - self.low / 2) / (self.high / 2 - self.low / 2)
         bottom, top = self.clip
         out = np.nan_to_num(out, nan=1.0 if self.invert else 0.0, posinf=top, neginf=bottom)
         if self.invert:
             out = 1.0 - out
-        return np.clip(out, bottom, top).astype(np.float32)
+        result: NDArray[np.float32] = np.clip(out, bottom, top).astype(np.float32)
+        return result
 
 
 def count_non_finite(block: NDArray[Any]) -> int:

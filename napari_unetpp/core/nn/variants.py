@@ -120,7 +120,8 @@ def halo(level: int) -> int:
     Two 3×3 convolutions reach 2 pixels at each resolution on the way down and up again:
     9, 23, 51 and 107 pixels for levels 1 to 4, for every member of the family.
     """
-    return 7 * 2**level - 5
+    reach: int = 7 * 2**level - 5
+    return reach
 
 
 def pruned_config(config: NetworkConfig, level: int) -> NetworkConfig:

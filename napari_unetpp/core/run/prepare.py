@@ -309,7 +309,7 @@ def _arrays(
         if (classes == UNLABELLED).all():
             continue
         x, _ = space.load(part, Tile(whole, whole), normalisers)
-        arrays = {"image": x.astype(np.float16), "labels": classes}
+        arrays: dict[str, NDArray[Any]] = {"image": x.astype(np.float16), "labels": classes}
         aux = auxiliary_maps(objects, classes, card)
         yield arrays if aux is None else arrays | {"aux": aux}
     if not labelled:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from napari_unetpp.core.config import ModelCard
 from napari_unetpp.core.data.augment import AugmentConfig, Augmenter
@@ -170,8 +170,9 @@ class _Training:
         self.card, self.config, self.folder, self.mark = card, config, folder, mark
         torch.manual_seed(config.seed)
         last = torch.channels_last if card.network.ndim == 2 else torch.channels_last_3d
-        self.network = NestedUNet(card.network).to(memory_format=last)
+        self.network = NestedUNet(card.network)
         self.network.to(config.device)
+        nn.Module.to(self.network, memory_format=last)  # type: ignore[call-overload]
         self.optimiser = torch.optim.AdamW(
             self.network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
         )
@@ -249,9 +250,7 @@ class _Training:
         self.network.train()
         last = torch.channels_last if batch.image.ndim == 4 else torch.channels_last_3d
         image = batch.image.to(device).contiguous(memory_format=last)
-        with torch.autocast(
-            device.type, torch.bfloat16, enabled=config.precision == "bfloat16"
-        ):
+        with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
             heads = self.network.forward_heads(image)
         loss = deep_supervision_loss(
             heads,
@@ -404,9 +403,7 @@ def _score(job: _Training, held_out: Sequence[Sample], loss: float) -> Validated
         scores = validate(job.network, chosen, job.card, precision=job.config.precision)
         better = job.keep_if_best(scores)
     named = {str(level): values for level, values in scores.items()}
-    job.history.append(
-        {"step": job.step, "seconds": job.seconds, "loss": loss, "scores": named}
-    )
+    job.history.append({"step": job.step, "seconds": job.seconds, "loss": loss, "scores": named})
     write_history(job.folder, job.history)
     job.save()
     return Validated(job.step, scores, better)

@@ -31,10 +31,10 @@ def _pieces(space: tuple[int, ...]) -> Iterator[tuple[slice, ...]]:
     axis = int(np.argmax(space))
     half = space[axis] // 2
     for start, stop in ((0, half), (half, space[axis])):
-        part = space[:axis] + (stop - start,) + space[axis + 1 :]
+        part = (*space[:axis], stop - start, *space[axis + 1 :])
         for piece in _pieces(part):
             shifted = slice(piece[axis].start + start, piece[axis].stop + start)
-            yield piece[:axis] + (shifted,) + piece[axis + 1 :]
+            yield (*piece[:axis], shifted, *piece[axis + 1 :])
 
 
 def _pad(x: Tensor, multiple: int) -> Tensor:

@@ -244,8 +244,6 @@ def test_a_cache_that_cannot_be_written_is_refused(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(np, "save", full)
-    with pytest.raises(FileError, match="cannot be written .*No space left"):
+    with pytest.raises(FileError, match=r"cannot be written .*No space left"):
         samples_of(tmp_path, OBJECTS, DENSE)
     assert not [p for p in (tmp_path / "cache").iterdir() if p.suffix == ".npy"]
-
-
