@@ -57,7 +57,8 @@ def _fold_block(block: ConvBlock) -> ConvBlock:
 
 def _absorb(conv: nn.Conv2d | nn.Conv3d, norm: nn.BatchNorm2d | nn.BatchNorm3d) -> None:
     """Give a convolution the scale and shift of the batch norm after it, in double precision."""
-    assert norm.running_mean is not None and norm.running_var is not None
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
     assert conv.bias is not None
     with torch.no_grad():
         scale = norm.weight.double() / torch.sqrt(norm.running_var.double() + norm.eps)
