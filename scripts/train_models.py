@@ -42,7 +42,7 @@ MODELS = ROOT / "napari_unetpp" / "models"
 LOOK_ALIKES = {"8cdbdda8b3a64c97", "4596961c789d3b41", "4a424e0cb845cf6f", "da5f98f2b8a64eee"}
 
 # Rare modalities are drawn more often than their number says.
-MODALITY_WEIGHT = {"fluorescence": 1.0, "stained_colour": 1.5, "brightfield_gray": 2.0}
+MODALITY_WEIGHT = {"fluorescence": 1.0, "stained_colour": 2.0, "brightfield_gray": 6.0}
 
 ORGANS = {
     "Brainstem": ClassInfo("brainstem", "#90ee90"),
