@@ -116,6 +116,39 @@ def make_targets(
     return torch.cat([classes, aux], dim=1), torch.cat([weight, soft], dim=1)
 
 
+def channel_shares(samples: Sequence[Sample], card: ModelCard) -> list[float]:
+    """Return the share of labelled pixels that each output channel covers.
+
+    Parameters
+    ----------
+    samples : sequence of Sample
+        Training images; a class counts in those where it was annotated.
+    card : ModelCard
+        Classes, auxiliary channels and activation.
+
+    Returns
+    -------
+    list of float
+        One for each output channel of the network, in [0, 1]; 0 for a class never seen.
+    """
+    count = len(card.classes)
+    covered, seen = np.zeros(count), np.zeros(count)
+    soft, labelled_all = np.zeros(len(card.auxiliary)), 0
+    for sample in samples:
+        hits = np.bincount(np.asarray(sample.labels).ravel(), minlength=256)
+        labelled = int(hits.sum() - hits[UNLABELLED])
+        known = np.array(sample.known)
+        covered += hits[1 : count + 1] * known
+        seen += labelled * known
+        labelled_all += labelled
+        if sample.aux is not None:
+            soft += np.asarray(sample.aux, np.float32).sum(axis=tuple(range(1, sample.aux.ndim)))
+    shares = list(covered / np.maximum(seen, 1))
+    if card.network.activation == "softmax":
+        shares.insert(0, max(1.0 - sum(shares), 0.0))
+    return [float(s) for s in [*shares, *(soft / max(labelled_all, 1))]]
+
+
 def _places(sample: Sample, seed: int) -> list[NDArray[np.int64]]:
     """Return places to draw patches around: one array (n, ndim) for each class present."""
     rng = np.random.default_rng(seed)

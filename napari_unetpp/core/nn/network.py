@@ -8,7 +8,7 @@ Source: DLMIA 2018, Sec. 3; TMI 2020, Eq. 1 and Fig. 1. Knows no images and no f
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import cast
 
 import torch
@@ -106,7 +106,37 @@ class NestedUNet(nn.Module):
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
         for head in self.heads.values():
-            nn.init.normal_(cast(Tensor, head.weight), std=0.01)
+            # No ReLU follows: weights of both signs, so that a feature can speak for a class.
+            nn.init.normal_(cast(Tensor, head.weight), std=self.config.filters[0] ** -0.5)
+
+    def set_head_biases(self, shares: Sequence[float]) -> None:
+        """Start every head at the share of pixels that each channel has in the truth.
+
+        With rare classes a bias of 0 is far off: the first steps would push every feature
+        below zero to say "background", and ReLUs that are off everywhere learn no more.
+
+        Parameters
+        ----------
+        shares : sequence of float
+            For each output channel, the share of pixels that it covers, in (0, 1).
+
+        Raises
+        ------
+        InputError
+            If there is not one share for each output channel.
+        """
+        if len(shares) != self.config.out_channels:
+            raise InputError(
+                f"{self.config.out_channels} shares were expected, one for each output channel, "
+                f"got {len(shares)}."
+            )
+        share = torch.tensor(shares, dtype=torch.float64).clamp(1e-4, 1 - 1e-4)
+        odds = torch.log(share)
+        if self.config.activation == "sigmoid":
+            odds = odds - torch.log1p(-share)
+        with torch.no_grad():
+            for head in self.heads.values():
+                cast(Tensor, head.bias).copy_(odds)
 
     def _check_input(self, x: Tensor, level: int) -> None:
         config = self.config

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from napari_unetpp.core.config import ModelCard
 from napari_unetpp.core.data.augment import AugmentConfig, Augmenter
-from napari_unetpp.core.data.sampling import Batch, PatchSampler, Sample
+from napari_unetpp.core.data.sampling import Batch, PatchSampler, Sample, channel_shares
 from napari_unetpp.core.errors import InputError
 from napari_unetpp.core.events import Event, Note, StepDone, Validated
 from napari_unetpp.core.nn.losses import LossKind, deep_supervision_loss
@@ -358,6 +358,8 @@ def train(
     job = _Training(card, config, folder, config.fingerprint(card, names))
     if job.resume():
         yield Note(f"going on from step {job.step}.", "resumed")
+    else:
+        job.network.set_head_biases(channel_shares(training, card))
     augmenter = Augmenter(config.augment, config.patch)
     sampler = PatchSampler(
         training,

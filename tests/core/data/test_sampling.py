@@ -10,7 +10,12 @@ import torch
 
 from napari_unetpp.core.config import ClassInfo, ModelCard, NetworkConfig
 from napari_unetpp.core.data.augment import UNLABELLED, AugmentConfig, Augmenter
-from napari_unetpp.core.data.sampling import PatchSampler, Sample, make_targets
+from napari_unetpp.core.data.sampling import (
+    PatchSampler,
+    Sample,
+    channel_shares,
+    make_targets,
+)
 from napari_unetpp.core.errors import InputError
 
 STILL = AugmentConfig(0, 0, 0, flip=False, contrast=0, brightness=0, noise=0, blur=0)
@@ -115,3 +120,12 @@ def test_nothing_to_draw_is_refused() -> None:
         sampler([])
     with pytest.raises(InputError, match="not all 0"):
         sampler([sample(blob(), weight=0.0)])
+
+
+def test_shares_count_a_class_where_it_was_annotated() -> None:
+    half = np.array([[1, 1, 0, 0]], np.uint8)
+    painted = np.array([[2, UNLABELLED, UNLABELLED, 0]], np.uint8)
+    samples = [sample(half, (True, False)), sample(painted, (True, True))]
+    # a: 2 of 4 and 0 of 2 labelled pixels; b: not annotated in the first, 1 of 2 in the second.
+    assert channel_shares(samples, TWO) == pytest.approx([2 / 6, 1 / 2])
+    assert channel_shares(samples, SOFT) == pytest.approx([1 / 6, 2 / 6, 1 / 2])

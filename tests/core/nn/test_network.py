@@ -189,3 +189,18 @@ def test_an_unknown_level_is_refused() -> None:
 def test_a_wrong_configuration_is_refused(changes: dict[str, object], message: str) -> None:
     with pytest.raises(InputError, match=message):
         NetworkConfig(**changes)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("activation", ["sigmoid", "softmax"])
+def test_heads_start_at_the_shares_of_their_channels(activation: str) -> None:
+    config = replace(SMALL, activation=activation)
+    network = NestedUNet(config)
+    network.set_head_biases([0.9, 0.1])
+    for head in network.heads.values():
+        torch.nn.init.zeros_(head.weight)
+    for logits in network.forward_heads(example(config)).values():
+        p = network.probabilities(logits)
+        torch.testing.assert_close(p[:, 0], torch.full_like(p[:, 0], 0.9))
+        torch.testing.assert_close(p[:, 1], torch.full_like(p[:, 1], 0.1))
+    with pytest.raises(InputError, match="2 shares were expected"):
+        network.set_head_biases([0.5])
