@@ -62,7 +62,7 @@ NUCLEI = ModelCard(
     classes=(ClassInfo("nucleus", "#4fc3f7"),),
     auxiliary=("centre",),
     input_channels=("nuclei",),
-    normalisation=Normalisation("percentile", 1.0, 99.8, "bright-objects"),
+    normalisation=Normalisation("percentile", 1.0, 99.8, "bright-objects", rgb="nuclear-stain"),
     instances=InstanceRule(seed_prominence=0.2),
     data="Data Science Bowl 2018 stage 1 (BBBC038), corrected masks, 596 images.",
     licence="Weights: BSD-3-Clause. Training data: CC0.",

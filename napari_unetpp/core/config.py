@@ -140,6 +140,10 @@ class Normalisation:
         ``bright-objects``: an image whose background is bright is inverted.
     ct_offset : bool
         A CT stored as HU + 1024 (no value below zero) is recognised and shifted back.
+    rgb : {"luminance", "nuclear-stain"}
+        How a model of one channel sees an RGB image. ``nuclear-stain``: on a bright
+        background its red channel, which haematoxylin and other blue stains absorb most and
+        eosin and DAB least; on a dark one its luminance.
     """
 
     kind: Literal["percentile", "window"] = "percentile"
@@ -147,8 +151,10 @@ class Normalisation:
     high: float = 99.8
     polarity: Literal["keep", "bright-objects"] = "keep"
     ct_offset: bool = False
+    rgb: Literal["luminance", "nuclear-stain"] = "luminance"
 
     def __post_init__(self) -> None:
+        _one_of("rgb", self.rgb, ("luminance", "nuclear-stain"))
         _one_of("normalisation kind", self.kind, ("percentile", "window"))
         _one_of("polarity", self.polarity, ("keep", "bright-objects"))
         if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):

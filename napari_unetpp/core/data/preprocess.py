@@ -19,6 +19,7 @@ from napari_unetpp.core.events import Note
 
 # ITU-R BT.601 luma, the weights behind the "L" mode of image libraries.
 LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
+RED = np.array([1.0, 0.0, 0.0], dtype=np.float32)
 
 CT_OFFSET = 1024.0
 
@@ -56,8 +57,10 @@ def sample_of(data: Any, limit: int = 4_000_000) -> NDArray[Any]:
     return np.asarray(data[region]).reshape(-1)
 
 
-def to_gray(block: NDArray[Any], axis: int = -1) -> NDArray[np.float32]:
-    """Turn RGB or RGBA into luminance.
+def to_gray(
+    block: NDArray[Any], axis: int = -1, weights: NDArray[np.float32] = LUMA
+) -> NDArray[np.float32]:
+    """Turn RGB or RGBA into one channel, luminance by default.
 
     Parameters
     ----------
@@ -65,11 +68,13 @@ def to_gray(block: NDArray[Any], axis: int = -1) -> NDArray[np.float32]:
         Any shape with 3 or 4 samples on `axis`; alpha is ignored.
     axis : int
         The axis of the samples; it is removed.
+    weights : ndarray of float32, shape (3,)
+        Share of red, green and blue.
 
     Returns
     -------
     ndarray of float32
-        Luminance in the input's own intensity units.
+        In the input's own intensity units.
     """
     samples = np.moveaxis(np.asarray(block), axis, -1)
     if samples.shape[-1] not in (3, 4):
@@ -77,8 +82,35 @@ def to_gray(block: NDArray[Any], axis: int = -1) -> NDArray[np.float32]:
             f"RGB needs 3 or 4 samples, got {samples.shape[-1]} on axis {axis}; "
             "name the axes with --axes."
         )
-    gray: NDArray[np.float32] = samples[..., :3].astype(np.float32) @ LUMA
+    gray: NDArray[np.float32] = samples[..., :3].astype(np.float32) @ weights
     return gray
+
+
+def has_bright_background(values: NDArray[Any], low: float, high: float) -> bool:
+    """Return whether the median lies nearer to the bright end: objects are the smaller part."""
+    return float(np.median(values)) > 0.5 * (low + high)
+
+
+def gray_weights(luminance: NDArray[Any], rule: Normalisation) -> NDArray[np.float32]:
+    """Return the shares of red, green and blue by which a model sees an RGB image.
+
+    Parameters
+    ----------
+    luminance : ndarray
+        A sample of the image's luminance, any shape.
+    rule : Normalisation
+        The model card's rule.
+
+    Returns
+    -------
+    ndarray of float32, shape (3,)
+        For `to_gray`.
+    """
+    values = luminance[np.isfinite(luminance)]
+    if rule.rgb == "luminance" or values.size == 0:
+        return LUMA
+    low, high = (float(v) for v in np.percentile(values, [1.0, 99.8]))
+    return RED if has_bright_background(values, low, high) else LUMA
 
 
 @dataclass(frozen=True)
@@ -141,9 +173,7 @@ class Normaliser:
             return cls(low, low + 1.0), notes
         invert = False
         if rule.polarity == "bright-objects":
-            # Objects are the smaller part: where the median is nearer to the bright end,
-            # the background is bright.
-            invert = float(np.median(values)) > 0.5 * (low + high)
+            invert = has_bright_background(values, low, high)
             if invert:
                 notes.append(Note("the background is bright: intensities were inverted.", "invert"))
         return cls(low, high, invert), notes

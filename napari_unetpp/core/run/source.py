@@ -20,10 +20,17 @@ from napari_unetpp.core.axes import (
     index_of,
     parts,
 )
-from napari_unetpp.core.config import ModelCard
+from napari_unetpp.core.config import ModelCard, Normalisation
 from napari_unetpp.core.data.image import Image
 from napari_unetpp.core.data.lazy import LazyArray, MappedArray
-from napari_unetpp.core.data.preprocess import Normaliser, count_non_finite, sample_of, to_gray
+from napari_unetpp.core.data.preprocess import (
+    LUMA,
+    Normaliser,
+    count_non_finite,
+    gray_weights,
+    sample_of,
+    to_gray,
+)
 from napari_unetpp.core.errors import InputError
 from napari_unetpp.core.events import Note
 from napari_unetpp.core.run.memory import release_pages
@@ -33,14 +40,22 @@ _RELEASE_AFTER = 64 * 2**20
 
 
 class _Gray(LazyArray):
-    """RGB(A) samples on the last axis, seen as luminance."""
+    """RGB(A) samples on the last axis, seen as one channel."""
 
-    def __init__(self, source: Any) -> None:
+    def __init__(self, source: Any, weights: NDArray[np.float32] = LUMA) -> None:
         super().__init__(source.shape[:-1], np.float32)
         self._source = source
+        self._weights = weights
 
     def _read(self, index: tuple[int | slice, ...]) -> NDArray[Any]:
-        return to_gray(self._source[(*index, slice(None))])
+        return to_gray(self._source[(*index, slice(None))], weights=self._weights)
+
+
+def _gray(source: Any, rule: Normalisation) -> _Gray:
+    """Return the one channel of an RGB image that the card's rule asks for."""
+    if rule.rgb == "luminance":
+        return _Gray(source)
+    return _Gray(source, gray_weights(sample_of(_Gray(source)), rule))
 
 
 class _Picked(LazyArray):
@@ -78,7 +93,7 @@ class Source:
         Says how many spatial axes and channels the network takes.
     channel : int, optional
         The channel for a network that takes one. May be left out if the image has one; an
-        RGB image becomes luminance, or its sample of that number.
+        RGB image becomes one channel by the card's rule, or its sample of that number.
 
     Attributes
     ----------
@@ -129,7 +144,7 @@ class Source:
             if not letter:
                 return view, axes
             if channel is None and letter == SAMPLES:
-                return _Gray(view), axes.replace(SAMPLES, "")
+                return _gray(view, self.card.normalisation), axes.replace(SAMPLES, "")
             if channel is None and count > 1:
                 raise InputError(
                     f"the model takes one channel and the image has {count}; choose one with "

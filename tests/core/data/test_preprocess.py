@@ -7,8 +7,10 @@ import pytest
 
 from napari_unetpp.core.config import Normalisation
 from napari_unetpp.core.data.preprocess import (
+    LUMA,
     Normaliser,
     count_non_finite,
+    gray_weights,
     sample_of,
     to_gray,
 )
@@ -149,6 +151,19 @@ def test_luminance() -> None:
     np.testing.assert_allclose(to_gray(np.moveaxis(rgb, -1, 0), 0), expected, rtol=1e-5)
     with pytest.raises(InputError, match="3 or 4 samples, got 2"):
         to_gray(rgb[..., :2])
+
+
+def test_a_stain_on_a_bright_background_is_seen_in_red() -> None:
+    rule = Normalisation(rgb="nuclear-stain")
+    light = np.concatenate([np.full(90, 230.0), np.full(10, 60.0)])
+    assert gray_weights(light, rule).tolist() == [1, 0, 0]
+    assert gray_weights(255 - light, rule).tolist() == LUMA.tolist()
+    assert gray_weights(light, Normalisation()).tolist() == LUMA.tolist()
+    assert gray_weights(np.array([np.nan]), rule).tolist() == LUMA.tolist()
+    # Brown (DAB) and a blue nucleus of the same luminance: red tells them apart.
+    brown_blue = np.array([[[150, 100, 40], [80, 115, 146]]], np.uint8)
+    assert np.ptp(to_gray(brown_blue)) < 2
+    assert np.ptp(to_gray(brown_blue, weights=gray_weights(light, rule))) == 70
 
 
 @pytest.mark.parametrize(
