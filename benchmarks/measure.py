@@ -31,9 +31,9 @@ from napari_unetpp.core.config import (
 from napari_unetpp.core.data.image import Image
 from napari_unetpp.core.data.phantoms import CT_CLASSES, ct_phantom, nuclei_2d
 from napari_unetpp.core.errors import InputError
+from napari_unetpp.core.model.modelfile import Model, bundled_models, load_model
 from napari_unetpp.core.nn.network import NestedUNet
 from napari_unetpp.core.run.memory import PeakMemory
-from napari_unetpp.core.run.modelfile import Model, bundled_models, load_model
 from napari_unetpp.core.run.runtime import Device
 
 Job = Callable[[], object]

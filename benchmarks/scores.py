@@ -22,9 +22,9 @@ from napari_unetpp.core.config import ModelCard
 from napari_unetpp.core.data.pairs import Pair, find_pairs
 from napari_unetpp.core.errors import InputError, UNetPPError
 from napari_unetpp.core.events import drain
-from napari_unetpp.core.run.evaluation import Evaluation, evaluate
-from napari_unetpp.core.run.modelfile import bundled_models, load_model
+from napari_unetpp.core.model.modelfile import bundled_models, load_model
 from napari_unetpp.core.run.runtime import Runner, choose_device
+from napari_unetpp.core.score.evaluation import Evaluation, evaluate
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 FOLDERS = {"nuclei": "nuclei", "ct-head-neck": "ct_head_neck"}

@@ -2,7 +2,7 @@
 
     .venv/bin/python scripts/train_models.py nuclei ct-head-neck
 
-Takes the same path as ``napari-unetpp train`` (`core.run.fit`). A run that was stopped goes
+Takes the same path as ``napari-unetpp train`` (`core.train.fit`). A run that was stopped goes
 on when the command is given again. About an hour for each model on two CPU cores with native
 bfloat16, minutes on a GPU.
 """
@@ -28,10 +28,10 @@ from napari_unetpp.core.data.augment import AugmentConfig
 from napari_unetpp.core.data.labels import LabelRule
 from napari_unetpp.core.data.pairs import find_pairs
 from napari_unetpp.core.events import Note, StepDone, Validated, drain
-from napari_unetpp.core.run.fit import FitJob, fit
-from napari_unetpp.core.run.prepare import TableRow
 from napari_unetpp.core.run.runtime import choose_device
-from napari_unetpp.core.run.training import TrainConfig
+from napari_unetpp.core.train.fit import FitJob, fit
+from napari_unetpp.core.train.prepare import TableRow
+from napari_unetpp.core.train.training import TrainConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 MODELS = ROOT / "napari_unetpp" / "models"

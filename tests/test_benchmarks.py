@@ -19,8 +19,8 @@ import torch
 from napari_unetpp.core.config import ClassInfo, ModelCard, NetworkConfig
 from napari_unetpp.core.data.phantoms import nuclei_2d
 from napari_unetpp.core.errors import InputError
+from napari_unetpp.core.model.modelfile import save_model
 from napari_unetpp.core.nn.network import NestedUNet
-from napari_unetpp.core.run.modelfile import save_model
 
 MODULES = ("measure", "levels", "huge_image", "scores")
 

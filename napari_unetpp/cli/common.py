@@ -226,7 +226,7 @@ def load_runner(model: str, device: str, precision: str) -> Runner:
     UNetPPError
         A DeviceError, FileError, InputError or ModelFileError with the reason.
     """
-    from napari_unetpp.core.run.modelfile import load_model
+    from napari_unetpp.core.model.modelfile import load_model
     from napari_unetpp.core.run.runtime import Runner, choose_device
 
     chosen = choose_device(device, precision)

@@ -82,7 +82,7 @@ class _Shown:
 
 def run(args: argparse.Namespace) -> int:
     """Segment, print, write, draw."""
-    from napari_unetpp.core.run.modelfile import read_card
+    from napari_unetpp.core.model.modelfile import read_card
 
     ct_card = read_card(args.ct_model)
     cases, notes = nuclei_cases()
@@ -135,7 +135,7 @@ def _has_display() -> bool:
 def _show(case: Case, runner: Runner, kind: str, out: Path, *, quiet: bool) -> _Shown:
     """Run every trained level on an image."""
     from napari_unetpp.core.run.results import output_axes
-    from napari_unetpp.core.run.truth import prepare_truth
+    from napari_unetpp.core.score.truth import prepare_truth
 
     card = runner.card
     image = case.image
@@ -216,7 +216,7 @@ def _commit(path: Path, image: Image, found: NDArray[Any], axes: str, kind: str)
 
 
 def _object_scores(found: NDArray[Any], truth: NDArray[Any]) -> dict[str, float]:
-    from napari_unetpp.core.run.metrics import average_precision, iou
+    from napari_unetpp.core.score.metrics import average_precision, iou
 
     return {
         "iou": float(iou(found > 0, truth > 0)),
@@ -226,7 +226,7 @@ def _object_scores(found: NDArray[Any], truth: NDArray[Any]) -> dict[str, float]
 
 def _class_scores(found: NDArray[Any], truth: NDArray[Any]) -> dict[str, float]:
     """Return the mean Dice over the classes that the truth contains: others are unknown."""
-    from napari_unetpp.core.run.metrics import dice
+    from napari_unetpp.core.score.metrics import dice
 
     values = [float(dice(found == k, truth == k)) for k in np.unique(truth[truth > 0])]
     return {"dice": sum(values) / len(values)} if values else {}

@@ -144,7 +144,7 @@ def _device() -> dict[str, Any]:
 
 
 def _models() -> dict[str, str]:
-    from napari_unetpp.core.run.modelfile import bundled_models
+    from napari_unetpp.core.model.modelfile import bundled_models
 
     return {name: str(path) for name, path in bundled_models().items()}
 

@@ -19,7 +19,7 @@ from napari_unetpp.core.data.pairs import find_pairs
 from napari_unetpp.core.events import Event
 
 if TYPE_CHECKING:
-    from napari_unetpp.core.run.evaluation import Evaluation
+    from napari_unetpp.core.score.evaluation import Evaluation
 
 _COLUMNS = {
     "iou_per_image": "IoU", "iou_pooled": "IoU pooled", "dice_per_image": "Dice",
@@ -53,7 +53,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
 def run(args: argparse.Namespace) -> int:
     """Score the model and print a table or JSON."""
     pairs = find_pairs(args.images, args.labels)  # before torch and the model are loaded
-    from napari_unetpp.core.run.evaluation import ImageScored, evaluate
+    from napari_unetpp.core.score.evaluation import ImageScored, evaluate
 
     def position(event: Event) -> Position | None:
         if not isinstance(event, ImageScored):

@@ -35,7 +35,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the cards."""
-    from napari_unetpp.core.run.modelfile import bundled_models, read_card
+    from napari_unetpp.core.model.modelfile import bundled_models, read_card
 
     bundled = bundled_models()
     wanted = [args.model] if args.model else list(bundled)

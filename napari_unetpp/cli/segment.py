@@ -23,6 +23,7 @@ from napari_unetpp.cli.common import UsageError, drive, load_runner, print_json,
 from napari_unetpp.core.axes import parts
 from napari_unetpp.core.data.image import Image
 from napari_unetpp.core.data.io import Sink, open_sink, output_path, read_image, split_name
+from napari_unetpp.core.data.io.atomic import writing
 from napari_unetpp.core.errors import FileError
 from napari_unetpp.core.events import Note
 
@@ -84,15 +85,15 @@ class _Work:
 
 def run(args: argparse.Namespace) -> int:
     """Segment the images in turn and say where each result lies."""
-    from napari_unetpp.core.run.modelfile import read_card
+    from napari_unetpp.core.model.modelfile import read_card
 
     sources = [Path(name) for name in args.images]
     first = _read(sources[0], args)
-    work = [_Work(sources[0], output_path(_out(args.out), first, args.kind))]
+    work = [_Work(sources[0], _target(first, args))]
     others = []
     for source in sources[1:]:
         image = _read(source, args)
-        work.append(_Work(source, output_path(_out(args.out), image, args.kind)))
+        work.append(_Work(source, _target(image, args)))
         others.append(image.replace(data=_Shape(image)))  # what was read is let go
     _check_targets(work, args.out)
     card = read_card(args.model)
@@ -127,6 +128,11 @@ class _Shape:
 def _read(path: Path, args: argparse.Namespace) -> Image:
     image = read_image(path, axes=args.axes, spacing=args.spacing)
     return image.replace(path=path) if image.path is None else image
+
+
+def _target(image: Image, args: argparse.Namespace) -> Path:
+    with writing(Path(args.out)):  # looking at the path may fail, too
+        return output_path(_out(args.out), image, args.kind)
 
 
 def _out(text: str) -> str:

@@ -22,8 +22,8 @@ from napari_unetpp.core.errors import InputError
 from napari_unetpp.core.events import Event, Validated, drain
 
 if TYPE_CHECKING:
-    from napari_unetpp.core.run.fit import FitJob, FitReport
-    from napari_unetpp.core.run.training import TrainConfig
+    from napari_unetpp.core.train.fit import FitJob, FitReport
+    from napari_unetpp.core.train.training import TrainConfig
 
 # Okabe and Ito's colours: they stay apart for colour-blind people.
 COLOURS = ("#56b4e9", "#e69f00", "#009e73", "#f0e442", "#cc79a7", "#d55e00", "#0072b2", "#999999")
@@ -169,7 +169,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train, and print the scores or JSON."""
-    from napari_unetpp.core.run.fit import fit
+    from napari_unetpp.core.train.fit import fit
 
     job = _job(args)
     if not args.json:
@@ -195,8 +195,8 @@ def run(args: argparse.Namespace) -> int:
 def _job(args: argparse.Namespace) -> FitJob:
     """Turn arguments into a job; whatever is wrong with them shows here."""
     from napari_unetpp.core.data.labels import LabelRule
-    from napari_unetpp.core.run.fit import FitJob
-    from napari_unetpp.core.run.prepare import read_table
+    from napari_unetpp.core.train.fit import FitJob
+    from napari_unetpp.core.train.prepare import read_table
 
     out = Path(args.out)
     pairs = find_pairs(args.images, args.labels)
@@ -284,7 +284,7 @@ def _card(args: argparse.Namespace, names: list[str], out: Path) -> ModelCard:
 def _config(args: argparse.Namespace, card: ModelCard) -> TrainConfig:
     from napari_unetpp.core.data.augment import AugmentConfig
     from napari_unetpp.core.run.runtime import choose_device
-    from napari_unetpp.core.run.training import TrainConfig
+    from napari_unetpp.core.train.training import TrainConfig
 
     ndim = card.network.ndim
     device = choose_device(args.device, args.precision)

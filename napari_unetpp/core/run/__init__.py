@@ -1,1 +1,1 @@
-"""What is done with the network: tiling, inference, evaluation, training."""
+"""An image through a model: device, tiles, levels, objects."""

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from napari_unetpp.core.data.image import Image
 from napari_unetpp.core.events import Event, drain
+from napari_unetpp.core.model.modelfile import Model, load_model
 from napari_unetpp.core.run.inference import predict
-from napari_unetpp.core.run.modelfile import Model, load_model
 from napari_unetpp.core.run.results import output_axes
 from napari_unetpp.core.run.runtime import Level, Runner, choose_device
 

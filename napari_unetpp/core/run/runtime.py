@@ -20,10 +20,10 @@ from torch import Tensor
 from napari_unetpp.core.config import ModelCard
 from napari_unetpp.core.errors import InputError
 from napari_unetpp.core.events import Note
+from napari_unetpp.core.model.modelfile import Model
 from napari_unetpp.core.nn.folding import fold_batch_norm
 from napari_unetpp.core.nn.network import NestedUNet, Nodes
 from napari_unetpp.core.run.device import Device, choose_device
-from napari_unetpp.core.run.modelfile import Model
 from napari_unetpp.core.run.precision import (
     DTYPES,
     MAX_DIFFERENCE,

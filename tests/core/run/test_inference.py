@@ -16,6 +16,7 @@ from napari_unetpp.core.data.image import Image
 from napari_unetpp.core.data.preprocess import to_gray
 from napari_unetpp.core.errors import InputError, OutOfMemory
 from napari_unetpp.core.events import Event, Note, TileDone, drain
+from napari_unetpp.core.model.modelfile import Model
 from napari_unetpp.core.nn.network import NestedUNet
 from napari_unetpp.core.run import memory
 from napari_unetpp.core.run.api import segment_array
@@ -26,7 +27,6 @@ from napari_unetpp.core.run.inference import (
     predict,
     predict_levels,
 )
-from napari_unetpp.core.run.modelfile import Model
 from napari_unetpp.core.run.results import labels_of
 from napari_unetpp.core.run.runtime import Device, Runner
 

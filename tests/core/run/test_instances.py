@@ -12,7 +12,7 @@ from napari_unetpp.core.config import ClassInfo, InstanceRule, ModelCard, Networ
 from napari_unetpp.core.data.targets import centre_target
 from napari_unetpp.core.errors import InputError
 from napari_unetpp.core.run.instances import label_instances
-from napari_unetpp.core.run.metrics import challenge_score, match_objects
+from napari_unetpp.core.score.metrics import challenge_score, match_objects
 
 RULE = InstanceRule(seed_smoothing=0.0, min_size=0)
 

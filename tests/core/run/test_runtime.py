@@ -13,10 +13,10 @@ import torch
 
 from napari_unetpp.core.config import ClassInfo, ModelCard, NetworkConfig
 from napari_unetpp.core.errors import DeviceError, InputError
+from napari_unetpp.core.model.modelfile import Model
 from napari_unetpp.core.nn.network import NestedUNet
 from napari_unetpp.core.run import device as device_module
 from napari_unetpp.core.run import memory, precision
-from napari_unetpp.core.run.modelfile import Model
 from napari_unetpp.core.run.precision import Agreement, choose_precision, compare, probe_region
 from napari_unetpp.core.run.runtime import Device, Runner, choose_device, seed_everything
 

@@ -17,9 +17,9 @@ from napari_unetpp.core.config import ClassInfo, ModelCard, NetworkConfig, Norma
 from napari_unetpp.core.data.image import Image
 from napari_unetpp.core.data.preprocess import Normaliser
 from napari_unetpp.core.events import drain
+from napari_unetpp.core.model.modelfile import Model
 from napari_unetpp.core.nn.network import NestedUNet
 from napari_unetpp.core.run.inference import output_axes, predict
-from napari_unetpp.core.run.modelfile import Model
 from napari_unetpp.core.run.runtime import Device, Level, Runner
 from napari_unetpp.core.run.tiling import aligned_halo
 

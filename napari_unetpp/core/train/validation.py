@@ -1,6 +1,6 @@
 """Quick scores of a network in training: prepared samples, all heads from one pass.
 
-The figures that go into a model's card come from `core.run.evaluation`, through the whole
+The figures that go into a model's card come from `core.score.evaluation`, through the whole
 pipeline on the files themselves; these here steer a training.
 """
 

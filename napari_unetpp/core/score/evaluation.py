@@ -1,7 +1,7 @@
 """A model against the truth: scores, time and memory of every level.
 
 Each level is run by itself on every image, so that its time and memory are its own. The
-figures are named in :mod:`core.run.metrics`. This module knows images, models and scores;
+figures are named in :mod:`core.score.metrics`. This module knows images, models and scores;
 it must not know the command line.
 """
 
@@ -27,11 +27,11 @@ from napari_unetpp.core.events import Event, Note, drain
 from napari_unetpp.core.run.inference import predict
 from napari_unetpp.core.run.instances import label_instances
 from napari_unetpp.core.run.memory import PeakMemory
-from napari_unetpp.core.run.metrics import PooledObjects
 from napari_unetpp.core.run.results import deciding_channels, labels_of, output_axes
 from napari_unetpp.core.run.runtime import Level, Runner
-from napari_unetpp.core.run.scores import Evaluation, Tally
-from napari_unetpp.core.run.truth import geometry_differs, object_evidence, prepare_truth
+from napari_unetpp.core.score.metrics import PooledObjects
+from napari_unetpp.core.score.scores import Evaluation, Tally
+from napari_unetpp.core.score.truth import geometry_differs, object_evidence, prepare_truth
 
 __all__ = ["Evaluation", "ImageScored", "Pair", "Source", "evaluate"]
 

@@ -16,11 +16,11 @@ from napari_unetpp.core.data.pairs import find_pairs
 from napari_unetpp.core.data.phantoms import nuclei_2d
 from napari_unetpp.core.errors import FileError, InputError
 from napari_unetpp.core.events import StepDone, drain
-from napari_unetpp.core.run.evaluation import evaluate
-from napari_unetpp.core.run.fit import FitJob, fit
-from napari_unetpp.core.run.modelfile import load_model
+from napari_unetpp.core.model.modelfile import load_model
 from napari_unetpp.core.run.runtime import Runner, choose_device
-from napari_unetpp.core.run.training import TrainConfig
+from napari_unetpp.core.score.evaluation import evaluate
+from napari_unetpp.core.train.fit import FitJob, fit
+from napari_unetpp.core.train.training import TrainConfig
 
 CARD = ModelCard(
     "spots",

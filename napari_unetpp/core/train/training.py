@@ -31,14 +31,14 @@ from napari_unetpp.core.errors import InputError
 from napari_unetpp.core.events import Event, Note, StepDone, Validated
 from napari_unetpp.core.nn.losses import LossKind, deep_supervision_loss
 from napari_unetpp.core.nn.network import NestedUNet
-from napari_unetpp.core.run.checkpoint import (
+from napari_unetpp.core.train.checkpoint import (
     TrainState,
     load_state,
     optimiser_tensors,
     restore_optimiser,
     save_state,
 )
-from napari_unetpp.core.run.validation import validate
+from napari_unetpp.core.train.validation import validate
 
 log = logging.getLogger("napari_unetpp")
 

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from napari_unetpp.core.config import ModelCard
 from napari_unetpp.core.errors import ModelFileError
-from napari_unetpp.core.run.cardcheck import parse_card
+from napari_unetpp.core.model.cardcheck import parse_card
 
 FORMAT_VERSION = 1
 FORMAT_KEY, CARD_KEY, HASH_KEY = (f"napari_unetpp.{key}" for key in ("format", "card", "sha256"))

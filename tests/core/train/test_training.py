@@ -15,16 +15,16 @@ from napari_unetpp.core.data.augment import AugmentConfig
 from napari_unetpp.core.data.sampling import Sample
 from napari_unetpp.core.errors import FileError, InputError
 from napari_unetpp.core.events import Note, StepDone, Validated, drain
-from napari_unetpp.core.run.checkpoint import TrainState, load_state, save_state
-from napari_unetpp.core.run.curve import draw_curve
-from napari_unetpp.core.run.training import (
+from napari_unetpp.core.train.checkpoint import TrainState, load_state, save_state
+from napari_unetpp.core.train.curve import draw_curve
+from napari_unetpp.core.train.training import (
     TrainConfig,
     TrainResult,
     learning_rate_factor,
     read_history,
     train,
 )
-from napari_unetpp.core.run.validation import validate
+from napari_unetpp.core.train.validation import validate
 
 CARD = ModelCard(
     "tiny",
@@ -187,7 +187,7 @@ def test_a_checkpoint_replaces_the_old_one_only_when_complete(
     def fail(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("napari_unetpp.core.run.checkpoint.save_file", fail)
+    monkeypatch.setattr("napari_unetpp.core.train.checkpoint.save_file", fail)
     with pytest.raises(FileError, match="No space left"):
         save_state(path, TrainState({"w": torch.zeros(3)}, {}, {}, {}))
     assert path.read_bytes() == before

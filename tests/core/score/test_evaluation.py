@@ -23,10 +23,10 @@ from napari_unetpp.core.data.image import Image
 from napari_unetpp.core.data.pairs import Pair
 from napari_unetpp.core.errors import InputError
 from napari_unetpp.core.events import Event, Note, drain
+from napari_unetpp.core.model.modelfile import Model
 from napari_unetpp.core.nn.network import NestedUNet
-from napari_unetpp.core.run.evaluation import Evaluation, ImageScored, evaluate
-from napari_unetpp.core.run.modelfile import Model
 from napari_unetpp.core.run.runtime import Runner, choose_device
+from napari_unetpp.core.score.evaluation import Evaluation, ImageScored, evaluate
 
 DIM, BRIGHT = 0.6, 1.0
 # Logits of an output: slope and offset in the pixel's intensity.
@@ -144,7 +144,7 @@ def test_time_and_memory_are_of_the_run(monkeypatch: pytest.MonkeyPatch) -> None
     runner = runner_of({1: [ABOVE_HALF]})
     ticks = iter(range(10_000))
     clock = SimpleNamespace(perf_counter=lambda: next(ticks))
-    monkeypatch.setattr("napari_unetpp.core.run.evaluation.time", clock)
+    monkeypatch.setattr("napari_unetpp.core.score.evaluation.time", clock)
     found, events = run(runner, two_images(), [1])
     # Each step of a run takes one tick: one tile for each of two images, and its end.
     steps = sum(type(e).__name__ == "TileDone" for e in events) + 2

@@ -14,7 +14,7 @@ from napari_unetpp.core.data.labels import LabelRule, class_map
 from napari_unetpp.core.data.pairs import Pair, find_pairs
 from napari_unetpp.core.errors import FileError, InputError
 from napari_unetpp.core.events import Event, Note, drain
-from napari_unetpp.core.run.prepare import (
+from napari_unetpp.core.train.prepare import (
     TableRow,
     TrainingSet,
     prepare,

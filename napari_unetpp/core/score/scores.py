@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_unetpp.core.config import ModelCard
-from napari_unetpp.core.run.metrics import PooledCounts, PooledObjects
+from napari_unetpp.core.score.metrics import PooledCounts, PooledObjects
 
 PIXEL_METRICS = ("iou_per_image", "iou_pooled", "dice_per_image", "dice_pooled")
 

@@ -1,7 +1,7 @@
 """From two folders to a model file: prepare, train, score as shipped, write with its card.
 
 The one path that the command line, scripts and the bundled models take. It joins
-`core.run.prepare`, `training`, `evaluation` and `modelfile`, and knows nothing of its own.
+`core.train.prepare`, `training`, `evaluation` and `modelfile`, and knows nothing of its own.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from napari_unetpp.core.data.labels import LabelRule
 from napari_unetpp.core.data.pairs import Pair
 from napari_unetpp.core.errors import FileError, InputError
 from napari_unetpp.core.events import Event, Note, Validated
-from napari_unetpp.core.run.curve import draw_curve
-from napari_unetpp.core.run.evaluation import evaluate
-from napari_unetpp.core.run.modelfile import SUFFIX, load_model, save_model
-from napari_unetpp.core.run.prepare import TableRow, prepare
+from napari_unetpp.core.model.modelfile import SUFFIX, load_model, save_model
 from napari_unetpp.core.run.runtime import Runner, choose_device
-from napari_unetpp.core.run.scores import Evaluation
-from napari_unetpp.core.run.training import TrainConfig, read_history, train
+from napari_unetpp.core.score.evaluation import evaluate
+from napari_unetpp.core.score.scores import Evaluation
+from napari_unetpp.core.train.curve import draw_curve
+from napari_unetpp.core.train.prepare import TableRow, prepare
+from napari_unetpp.core.train.training import TrainConfig, read_history, train
 
 
 @dataclass(frozen=True)

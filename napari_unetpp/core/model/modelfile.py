@@ -1,6 +1,6 @@
 """A model in one file: weights and card as safetensors, and nothing that could run.
 
-What lies where in the file is the business of :mod:`core.run.modelheader`. A file that does
+What lies where in the file is the business of :mod:`core.model.modelheader`. A file that does
 not fit its own card is refused before memory is taken for a network. This module must not
 know images, devices or front ends, and never unpickles.
 """
@@ -25,10 +25,10 @@ from numpy.typing import NDArray
 
 from napari_unetpp.core.config import ModelCard, NetworkConfig
 from napari_unetpp.core.errors import FileError, InputError, ModelFileError
+from napari_unetpp.core.model.cardcheck import parse_card
+from napari_unetpp.core.model.modelheader import Entry, Header, encode, read_header
 from napari_unetpp.core.nn.network import NestedUNet
 from napari_unetpp.core.nn.variants import parameter_count
-from napari_unetpp.core.run.cardcheck import parse_card
-from napari_unetpp.core.run.modelheader import Entry, Header, encode, read_header
 
 SUFFIX = ".safetensors"
 

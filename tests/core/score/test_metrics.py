@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from napari_unetpp.core.errors import InputError
-from napari_unetpp.core.run import metrics
-from napari_unetpp.core.run.metrics import (
+from napari_unetpp.core.score import metrics
+from napari_unetpp.core.score.metrics import (
     THRESHOLDS,
     Counts,
     PooledCounts,

@@ -22,10 +22,10 @@ from hypothesis import strategies as st
 
 from napari_unetpp.core.config import ClassInfo, InstanceRule, ModelCard, NetworkConfig
 from napari_unetpp.core.errors import FileError, InputError, ModelFileError
+from napari_unetpp.core.model import modelfile
+from napari_unetpp.core.model.modelfile import bundled_models, load_model, read_card, save_model
+from napari_unetpp.core.model.modelheader import CARD_KEY, FORMAT_KEY, HASH_KEY
 from napari_unetpp.core.nn.network import NestedUNet
-from napari_unetpp.core.run import modelfile
-from napari_unetpp.core.run.modelfile import bundled_models, load_model, read_card, save_model
-from napari_unetpp.core.run.modelheader import CARD_KEY, FORMAT_KEY, HASH_KEY
 
 SMALL = NetworkConfig(filters=(2, 3, 4), out_channels=2, norm="batch")
 

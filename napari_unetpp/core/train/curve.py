@@ -1,6 +1,6 @@
 """The curve of a training as a picture: loss, and held-out score of every level.
 
-Knows the history that `core.run.training` keeps, and matplotlib's file back end; no window.
+Knows the history that `core.train.training` keeps, and matplotlib's file back end; no window.
 """
 
 from __future__ import annotations

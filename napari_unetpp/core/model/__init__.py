@@ -1,0 +1,1 @@
+"""A model in one file: weights and card, read without trust."""

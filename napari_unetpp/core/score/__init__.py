@@ -1,0 +1,1 @@
+"""A model against the truth: metrics, and what an evaluation measures."""

@@ -1,0 +1,1 @@
+"""From folders of images and labels to a model file."""
