@@ -14,8 +14,8 @@ import torch
 
 from napari_unetpp.cli.main import main
 from napari_unetpp.core.config import ClassInfo, InstanceRule, ModelCard, NetworkConfig
+from napari_unetpp.core.model.modelfile import save_model
 from napari_unetpp.core.nn.network import NestedUNet
-from napari_unetpp.core.run.modelfile import save_model
 
 FILTERS = (4, 8, 12, 16, 20)
 ORGANS = {
@@ -54,16 +54,19 @@ def command(capsys: pytest.CaptureFixture[str]) -> Command:
 
 
 def spread(network: NestedUNet, seed: int = 1) -> NestedUNet:
-    """Scale the heads so that about half of the pixels are above 0.5 at every level."""
+    """Scale the heads so that a fifth of a patchy image is above 0.5 in every channel."""
+    ndim = network.config.ndim
     generator = torch.Generator().manual_seed(seed)
-    size = (1, network.config.in_channels, *(32,) * network.config.ndim)
     with torch.no_grad():
-        x = torch.rand(size, generator=generator)
+        coarse = torch.rand((1, network.config.in_channels, *(8,) * ndim), generator=generator)
+        mode = "bilinear" if ndim == 2 else "trilinear"
+        x = torch.nn.functional.interpolate(coarse, scale_factor=8 if ndim == 2 else 4, mode=mode)
         for level, logits in network.forward_heads(x).items():
             head = network.heads[str(level)]
-            scale = 3.0 / float(logits.std())
-            head.weight.mul_(scale)
-            head.bias.sub_(logits.mean()).mul_(scale)
+            values = logits.flatten(2)[0]  # (channel, pixel)
+            scale = 3.0 / values.std(dim=1)
+            head.weight.mul_(scale.reshape(-1, *(1,) * (ndim + 1)))
+            head.bias.sub_(values.quantile(0.8, dim=1)).mul_(scale)
     return network
 
 
