@@ -112,18 +112,23 @@ def position_of(event: Event) -> Position | None:
 
 
 class Progress:
-    """A listener that shows a bar on a terminal, and notes as lines everywhere.
+    """A listener that shows a bar on a terminal, and notes as lines.
 
     Parameters
     ----------
     label : str
         What is worked on.
     quiet : bool
-        No bar, even on a terminal.
+        Neither bar nor lines: the notes belong into the JSON document.
     position : callable
         Says from an event how far the job is, or None.
     unit : str
         What is counted.
+
+    Attributes
+    ----------
+    notes : list of Note
+        Those that came, each message once.
     """
 
     def __init__(
@@ -139,14 +144,12 @@ class Progress:
         self._position = position
         self._unit = unit
         self._bar: Any = None
-        self._told: set[str] = set()
+        self.notes: list[Note] = []
 
     def __call__(self, event: Event) -> None:
         """Show an event."""
         if isinstance(event, Note):
-            if event.message not in self._told:
-                self._told.add(event.message)
-                tell(f"{self._label}: {event.message}" if self._label else event.message)
+            self._note(event)
             return
         place = self._position(event)
         if place is None or self._quiet:
@@ -157,6 +160,13 @@ class Progress:
         self._bar.total = total  # smaller tiles make more of them
         self._bar.set_postfix_str(words, refresh=False)
         self._bar.update(done - self._bar.n)
+
+    def _note(self, note: Note) -> None:
+        if note in self.notes:
+            return
+        self.notes.append(note)
+        if not self._quiet:
+            tell(f"{self._label}: {note.message}" if self._label else note.message)
 
     def _open(self, total: int) -> Any:
         from tqdm import tqdm

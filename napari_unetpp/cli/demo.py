@@ -93,7 +93,7 @@ def run(args: argparse.Namespace) -> int:
     work = [(case, nuclei_model, "instances") for case in cases]
     work.append((ct, ct_model, "labels"))
     notes += more
-    for note in notes:
+    for note in () if args.json else notes:
         tell(note.message)
     if not args.json:
         device = nuclei_model.device

@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Any
 from napari_unetpp.cli import options
 from napari_unetpp.cli.common import (
     Position,
-    drive,
+    Progress,
     figure_of,
     load_runner,
     print_json,
     table,
+    tell,
 )
 from napari_unetpp.core.data.pairs import find_pairs
-from napari_unetpp.core.events import Event
+from napari_unetpp.core.events import Event, drain
 
 if TYPE_CHECKING:
     from napari_unetpp.core.score.evaluation import Evaluation
@@ -63,8 +64,11 @@ def run(args: argparse.Namespace) -> int:
 
     runner = load_runner(args.model, args.device, args.precision)
     job = evaluate(runner, pairs, args.levels, channel=args.channel, tile=args.tile)
-    found = drive(job, label="evaluate", quiet=args.json, position=position, unit="run")
+    with Progress("evaluate", quiet=args.json, position=position, unit="run") as progress:
+        found = drain(job, progress)
     if args.json:
+        for note in progress.notes:  # its document has no place for them
+            tell(note.message)
         print_json(found.to_json())
     else:
         print(_text(found))

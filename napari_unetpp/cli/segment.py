@@ -227,7 +227,7 @@ def _segment(
             image, runner(), sink, level=args.level, kind=args.kind, threshold=args.threshold,
             channel=args.channel, tile=args.tile,
         )  # fmt: skip
-        for note in notes:
+        for note in () if args.json else notes:
             tell(f"{image.name}: {note.message}")
         prediction = drive(job, label=image.name, quiet=args.json)
         found = {"objects": _count(sink, card)} if args.kind == "instances" else {}

@@ -135,7 +135,7 @@ def many_objects(w: World) -> list[object]:
     png = w.target.with_suffix(".png")
     png.write_bytes(SENTINEL)
     large = w.tif("large.tif", small(260, 260))
-    return w.segment("--kind", "instances", "--level", 1, image=large, out=png)
+    return w.segment("--kind", "instances", "--precision", "float32", image=large, out=png)
 
 
 def two_channels(w: World) -> Path:

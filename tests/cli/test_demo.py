@@ -49,7 +49,8 @@ def test_demo_writes_labels_and_a_figure(command, models, tmp_path: Path) -> Non
     found = outcome.json
     assert outcome.code == 0
     assert [note["code"] for note in found["notes"]] == ["phantom-ct"]
-    assert "our own phantom is shown" in outcome.err
+    assert "our own phantom is shown" in found["notes"][0]["message"]
+    assert outcome.err == ""
     assert [image["name"] for image in found["images"]] == [
         "gray", "stained", "ct_head_neck_phantom",
     ]  # fmt: skip
@@ -69,7 +70,9 @@ def test_demo_writes_labels_and_a_figure(command, models, tmp_path: Path) -> Non
 
 @pytest.mark.usefixtures("small_images")
 def test_demo_prints_a_table_for_each_image(command, models, tmp_path: Path) -> None:
-    lines = run_demo(command, models, tmp_path / "demo").out.splitlines()
+    outcome = run_demo(command, models, tmp_path / "demo")
+    assert outcome.err.splitlines()[0].startswith("no CT is here, so our own phantom is shown")
+    lines = outcome.out.splitlines()
     heads = [k for k, line in enumerate(lines) if line.startswith("level")]
     assert [lines[k].split() for k in heads] == [
         ["level", "s", "s/megapixel", "objects", "IoU", "AP50"],

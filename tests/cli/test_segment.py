@@ -145,8 +145,8 @@ def test_a_model_without_a_rule_says_that_objects_are_regions(
     )  # fmt: skip
     (entry,) = outcome.json
     assert [note["code"] for note in entry["notes"]] == ["no-instance-rule"]
-    assert "connected regions" in outcome.err
-    assert outcome.err.count("\n") == 1
+    assert "connected regions" in entry["notes"][0]["message"]
+    assert outcome.err == ""
     assert entry["objects"] == tifffile.imread(tmp_path / "o.tif").max()
 
 
@@ -279,3 +279,17 @@ def test_random_numbers_of_the_caller_are_left_alone(
         tmp_path / "a.tif", *FAST,
     )  # fmt: skip
     assert float(torch.rand(1)) == expected
+
+
+def test_people_are_told_notes_and_programs_find_them_in_json(
+    command, models, image_file: Path, tmp_path: Path
+) -> None:
+    words = (
+        "segment", image_file, "--model", models["plain"], "--kind", "probabilities", "--threshold",
+        "0.4", "--level", "1", "--out", tmp_path / "p.tif", *FAST,
+    )  # fmt: skip
+    told = command(*words).err
+    assert told == "cells: the threshold has no influence on this kind of result.\n"
+    outcome = command(*words, "--json")
+    assert outcome.err == ""
+    assert [note["code"] for note in outcome.json[0]["notes"]] == ["threshold-unused"]
