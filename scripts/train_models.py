@@ -31,7 +31,7 @@ from napari_unetpp.core.events import Note, StepDone, Validated, drain
 from napari_unetpp.core.run.runtime import choose_device
 from napari_unetpp.core.train.fit import FitJob, fit
 from napari_unetpp.core.train.prepare import TableRow
-from napari_unetpp.core.train.training import TrainConfig
+from napari_unetpp.core.train.settings import TrainConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 MODELS = ROOT / "napari_unetpp" / "models"

@@ -46,6 +46,11 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
         metavar="1,2,3,4,ensemble",
         help="levels to score; default all that were trained, and ensemble",
     )
+    parser.add_argument(
+        "--painted",
+        action="store_true",
+        help="labels are paint: 0 unlabelled and not scored, 1 background, 2 and more the classes",
+    )
     options.add_reading(parser)
     options.add_device(parser)
     options.add_json(parser)
@@ -63,7 +68,9 @@ def run(args: argparse.Namespace) -> int:
         return event.done, event.total, f"{event.name} {level}"
 
     runner = load_runner(args.model, args.device, args.precision)
-    job = evaluate(runner, pairs, args.levels, channel=args.channel, tile=args.tile)
+    job = evaluate(
+        runner, pairs, args.levels, channel=args.channel, tile=args.tile, painted=args.painted
+    )
     with Progress("evaluate", quiet=args.json, position=position, unit="run") as progress:
         found = drain(job, progress)
     if args.json:

@@ -23,7 +23,7 @@ from napari_unetpp.core.events import Event, Validated, drain
 
 if TYPE_CHECKING:
     from napari_unetpp.core.train.fit import FitJob, FitReport
-    from napari_unetpp.core.train.training import TrainConfig
+    from napari_unetpp.core.train.settings import TrainConfig
 
 # Okabe and Ito's colours: they stay apart for colour-blind people.
 COLOURS = ("#56b4e9", "#e69f00", "#009e73", "#f0e442", "#cc79a7", "#d55e00", "#0072b2", "#999999")
@@ -44,6 +44,15 @@ def _numbers(text: str) -> tuple[int, ...]:
             f"expected whole numbers with commas, got {text!r}; give for example 16,32,64,128,256."
         )
     return values
+
+
+def _weights(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(
+            f"expected numbers with commas, got {text!r}; give for example 1,1,1,1."
+        ) from error
 
 
 def _window(text: str) -> tuple[float, float]:
@@ -115,6 +124,13 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
         "--held-out", type=_share, default=0.2, help="share of images to score on; default 0.2"
     )
     data.add_argument("--channel", type=options.count_from(0, 1), help="channel of the images")
+    data.add_argument(
+        "--in-channels",
+        type=options.count_from(1, 2),
+        default=1,
+        metavar="N",
+        help="channels that the model takes; more than 1 takes all channels of the images",
+    )
     model = parser.add_argument_group("model")
     model.add_argument("--out", required=True, metavar="FILE", help="model file, .safetensors")
     model.add_argument("--name", help="name of the model; that of the file if left out")
@@ -134,8 +150,9 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
     model.add_argument("--dropout", type=_share, default=0.0)
     model.add_argument("--softmax", action="store_true", help="softmax heads instead of sigmoids")
     model.add_argument(
-        "--spacing", type=options.spacing, help="pixel size to work at, in mm, for example 3,4,4"
+        "--spacing", type=options.spacing, help="pixel size to work at, for example 3,4,4"
     )
+    model.add_argument("--spacing-unit", choices=("mm", "µm", "nm"), default="mm")
     model.add_argument("--orientation", help="of the model's grid, for example SPL")
     model.add_argument(
         "--window", type=_window, metavar="LOW,HIGH", help="fixed intensities (HU) instead of "
@@ -150,6 +167,9 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
     how.add_argument("--patch", type=_numbers, metavar="N,N", help="patch size")
     how.add_argument("--learning-rate", type=_positive, default=2e-3)
     how.add_argument("--loss", choices=("cross-entropy+dice", "eq2"), default="cross-entropy+dice")
+    how.add_argument(
+        "--head-weights", type=_weights, metavar="W,W,...", help="weight of each head's loss; all 1"
+    )
     how.add_argument("--validate-every", type=options.count_from(1, 250), default=250)
     how.add_argument(
         "--patience",
@@ -251,6 +271,7 @@ def _card(args: argparse.Namespace, names: list[str], out: Path) -> ModelCard:
     network = NetworkConfig(
         topology=args.topology,
         ndim=len(args.axes),
+        in_channels=args.in_channels,
         out_channels=len(names) + len(auxiliary) + args.softmax,
         filters=args.filters,
         norm=args.norm,
@@ -270,7 +291,9 @@ def _card(args: argparse.Namespace, names: list[str], out: Path) -> ModelCard:
         classes=tuple(ClassInfo(n, COLOURS[k % len(COLOURS)]) for k, n in enumerate(names)),
         axes=args.axes,
         auxiliary=auxiliary,
+        input_channels=tuple(f"channel {k}" for k in range(args.in_channels)),
         spacing=args.spacing,
+        spacing_unit=args.spacing_unit,
         orientation=args.orientation,
         normalisation=normalisation,
         instances=InstanceRule() if instances else None,
@@ -284,7 +307,7 @@ def _card(args: argparse.Namespace, names: list[str], out: Path) -> ModelCard:
 def _config(args: argparse.Namespace, card: ModelCard) -> TrainConfig:
     from napari_unetpp.core.data.augment import AugmentConfig
     from napari_unetpp.core.run.runtime import choose_device
-    from napari_unetpp.core.train.training import TrainConfig
+    from napari_unetpp.core.train.settings import TrainConfig
 
     ndim = card.network.ndim
     device = choose_device(args.device, args.precision)
@@ -304,6 +327,7 @@ def _config(args: argparse.Namespace, card: ModelCard) -> TrainConfig:
         foreground=0.5 if ndim == 2 else 0.8,
         augment=augment,
         loss=args.loss,
+        head_weights=args.head_weights,
         seed=args.seed,
         device=device.kind,
         # Gradients leave float16's range; bfloat16 keeps that of float32.

@@ -96,5 +96,5 @@ def auxiliary_maps(
     for channel in card.auxiliary:
         if channel != "centre":
             raise InputError(f"auxiliary channels can be 'centre', got {channel!r}; remove it.")
-        maps.append(centre_target(objects.astype(np.int32), card.spacing))
+        maps.append(centre_target(objects, card.spacing))
     return np.stack(maps).astype(np.float16)

@@ -154,17 +154,14 @@ def _places(sample: Sample, seed: int) -> list[NDArray[np.int64]]:
     rng = np.random.default_rng(seed)
     labels = np.asarray(sample.labels)
     found: list[NDArray[np.int64]] = []
+    # In a painted image background is a stroke like any other, and nothing else is drawn.
+    partial = bool((labels == UNLABELLED).any())
     for value in np.unique(labels):
-        if value in (0, UNLABELLED):
+        if value == UNLABELLED or (value == 0 and not partial):
             continue
         flat = np.flatnonzero(labels == value)
         chosen = rng.choice(flat, size=min(PLACES_PER_CLASS, flat.size), replace=False)
         found.append(np.stack(np.unravel_index(chosen, labels.shape), axis=1))
-    if not found and (labels == UNLABELLED).any():
-        flat = np.flatnonzero(labels != UNLABELLED)
-        if flat.size:
-            chosen = rng.choice(flat, size=min(PLACES_PER_CLASS, flat.size), replace=False)
-            found.append(np.stack(np.unravel_index(chosen, labels.shape), axis=1))
     return found
 
 

@@ -31,7 +31,12 @@ from napari_unetpp.core.run.results import deciding_channels, labels_of, output_
 from napari_unetpp.core.run.runtime import Level, Runner
 from napari_unetpp.core.score.metrics import PooledObjects
 from napari_unetpp.core.score.scores import Evaluation, Tally
-from napari_unetpp.core.score.truth import geometry_differs, object_evidence, prepare_truth
+from napari_unetpp.core.score.truth import (
+    geometry_differs,
+    object_evidence,
+    prepare_truth,
+    unpaint,
+)
 
 __all__ = ["Evaluation", "ImageScored", "Pair", "Source", "evaluate"]
 
@@ -84,12 +89,13 @@ def evaluate(
     *,
     channel: int | None = None,
     tile: int | None = None,
+    painted: bool = False,
 ) -> Generator[Event, None, Evaluation]:
     """Score a model on images with known labels.
 
-    With one class, every label above 0 is foreground and every image counts. With several,
-    value k is the card's k-th class, a class is scored on the images whose truth contains
-    it, and a level's scores are the mean over the classes seen. Objects are scored, plane by
+    With one class, every label above 0 is foreground. With several, value k is the card's
+    k-th class. A class is scored on the images whose truth contains it, and a level's scores
+    are the mean over the classes seen. Objects are scored, plane by
     plane or volume by volume, where the card has an instance rule and one class and the
     truth tells objects apart.
 
@@ -103,6 +109,8 @@ def evaluate(
         Trained levels; all and the ensemble if None.
     channel, tile : int, optional
         As in :func:`core.run.inference.predict`.
+    painted : bool
+        Labels are paint: 0 unlabelled and not scored, 1 background, 2 and more the classes.
 
     Yields
     ------
@@ -126,7 +134,7 @@ def evaluate(
     if not work:
         raise InputError("an evaluation needs at least one image with labels, got none; add some.")
     wanted = _levels(runner, levels)
-    return _evaluate(runner, work, wanted, channel, tile)
+    return _evaluate(runner, work, wanted, channel, tile, painted)
 
 
 def _unpack(pair: Pair | tuple[Source, Source]) -> tuple[Source, Source]:
@@ -152,16 +160,22 @@ def _evaluate(
     levels: tuple[Level, ...],
     channel: int | None,
     tile: int | None,
+    painted: bool,
 ) -> Generator[Event, None, Evaluation]:
     card = runner.card
     tallies = {level: Tally(card) for level in levels}
-    can_separate = card.instances is not None and len(card.classes) == 1
+    # A stroke shows where an object is, not where it ends.
+    can_separate = card.instances is not None and len(card.classes) == 1 and not painted
     evidence: set[bool | None] = set()
     told: set[Event] = set()
     done = 0
     for number, (image_source, label_source) in enumerate(work):
         image, labels = _load(image_source, label_source)
         axes, shape, _ = output_axes(image, card, "labels")
+        labelled: NDArray[Any] | None = None
+        if painted:
+            labels, mask = unpaint(labels)
+            labelled = prepare_truth(mask, axes, shape, card, image.name) > 0
         truth = prepare_truth(labels, axes, shape, card, image.name)
         if geometry_differs(image, labels):
             yield Note(
@@ -177,6 +191,8 @@ def _evaluate(
             tally = tallies[level]
             probabilities = yield from _run(runner, image, level, channel, tile, tally, told)
             pred = _class_labels(probabilities, card)
+            if labelled is not None:
+                pred[~labelled] = 0
             found = tally.add_pixels(pred, truth)
             if can_separate:
                 _add_objects(tally.objects, probabilities, truth, card)

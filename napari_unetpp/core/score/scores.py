@@ -96,7 +96,6 @@ class Tally:
 
     def __init__(self, card: ModelCard) -> None:
         self.card = card
-        self.every = PooledCounts()  # one class: all images, also those without foreground
         self.by_class = {c.name: PooledCounts() for c in card.classes}
         self.objects = PooledObjects()
         self.seconds = 0.0
@@ -110,8 +109,6 @@ class Tally:
         single = len(self.card.classes) == 1
         for value, info in enumerate(self.card.classes, start=1):
             true = truth > 0 if single else truth == value
-            if single:
-                self.every.add(pred > 0, true)
             if true.any():
                 found[info.name] = self.by_class[info.name].add(pred == value, true).iou
         return found
@@ -123,11 +120,8 @@ class Tally:
 
     def row(self, objects: bool) -> dict[str, float | None]:
         """Return the figures of the level."""
-        if len(self.card.classes) == 1:
-            row = _pixel_row(self.every)
-        else:
-            rows = [_pixel_row(counts) for counts in self.by_class.values()]
-            row = {key: _mean([r[key] for r in rows]) for key in PIXEL_METRICS}
+        rows = [_pixel_row(counts) for counts in self.by_class.values()]
+        row = {key: _mean([r[key] for r in rows]) for key in PIXEL_METRICS}
         row["ap50"] = _finite(self.objects.ap50) if objects else None
         row["score"] = _finite(self.objects.score) if objects else None
         row["seconds_per_megapixel"] = self.seconds / self.megapixels

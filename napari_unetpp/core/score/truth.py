@@ -47,6 +47,26 @@ def prepare_truth(
     return _checked_values(_on_grid(labels, axes, shape, name), card, name)
 
 
+def unpaint(labels: Image) -> tuple[Image, Image]:
+    """Turn painted labels into truth and a mask of what is labelled.
+
+    Parameters
+    ----------
+    labels : Image
+        0 unlabelled, 1 background, 2 and more the classes (or objects).
+
+    Returns
+    -------
+    truth : Image
+        0 background or unlabelled, k the card's k-th class.
+    labelled : Image
+        1 where painted, else 0.
+    """
+    painted = np.asarray(labels.data)
+    truth = np.where(painted > 1, painted - 1, 0).astype(painted.dtype)
+    return labels.replace(data=truth), labels.replace(data=(painted > 0).astype(np.uint8))
+
+
 def _on_grid(labels: Image, axes: str, shape: tuple[int, ...], name: str) -> NDArray[Any]:
     """Return the label array with the result's axes."""
     array = np.asarray(labels.data)

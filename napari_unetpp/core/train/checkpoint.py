@@ -7,7 +7,6 @@ with the same result. Knows tensors and files, not how training works.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,8 +17,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from napari_unetpp.core.data.io.atomic import replacing
 from napari_unetpp.core.errors import FileError
 
+STATE_FILE = "state.safetensors"
 FORMAT = "napari-unetpp training state 1"
 
 
@@ -77,18 +78,11 @@ def save_state(path: Path, state: TrainState) -> None:
         for name, value in getattr(state, group).items():
             tensors[f"{group}/{name}"] = value.detach().cpu().contiguous().clone()
     header = {"format": FORMAT, "progress": json.dumps(state.progress)}
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, temporary, metadata=header)
-        os.replace(temporary, path)
-    except (OSError, SafetensorError) as error:
-        raise FileError(
-            f"the training state {path} cannot be written ({error}); free some space or choose "
-            "another folder."
-        ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as staged:
+        try:
+            save_file(tensors, staged, metadata=header)
+        except SafetensorError as error:  # how a full disk shows there
+            raise OSError(str(error)) from error
 
 
 def load_state(path: Path) -> TrainState:

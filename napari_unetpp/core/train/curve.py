@@ -5,10 +5,11 @@ Knows the history that `core.train.training` keeps, and matplotlib's file back e
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from napari_unetpp.core.data.io.atomic import replacing
 
 # Colours that stay apart for colour-blind people and in print (Okabe and Ito).
 LEVEL_COLOURS = {"1": "#56B4E9", "2": "#009E73", "3": "#E69F00", "4": "#D55E00"}
@@ -56,6 +57,5 @@ def draw_curve(history: Sequence[Mapping[str, Any]], path: Path, title: str = ""
         axes.spines[["top", "right"]].set_visible(False)
     if title:
         figure.suptitle(title)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.png")
-    figure.savefig(temporary, dpi=130)
-    os.replace(temporary, path)
+    with replacing(path) as staged:
+        figure.savefig(staged, dpi=130)

@@ -14,17 +14,20 @@ from typing import Any
 
 from napari_unetpp import __version__
 from napari_unetpp.core.config import ModelCard
+from napari_unetpp.core.data.io.atomic import hidden_beside, replacing, writing
 from napari_unetpp.core.data.labels import LabelRule
 from napari_unetpp.core.data.pairs import Pair
 from napari_unetpp.core.errors import FileError, InputError
-from napari_unetpp.core.events import Event, Note, Validated
+from napari_unetpp.core.events import Event, Validated
 from napari_unetpp.core.model.modelfile import SUFFIX, load_model, save_model
 from napari_unetpp.core.run.runtime import Runner, choose_device
 from napari_unetpp.core.score.evaluation import evaluate
 from napari_unetpp.core.score.scores import Evaluation
 from napari_unetpp.core.train.curve import draw_curve
+from napari_unetpp.core.train.history import read_history
 from napari_unetpp.core.train.prepare import TableRow, prepare
-from napari_unetpp.core.train.training import TrainConfig, read_history, train
+from napari_unetpp.core.train.settings import TrainConfig
+from napari_unetpp.core.train.training import train
 
 
 @dataclass(frozen=True)
@@ -69,10 +72,28 @@ class FitJob:
             raise InputError(
                 f"a model file must end in {SUFFIX}, got {self.out.name!r}; rename it."
             )
+        self.config.check(self.card)
+        if self.out.is_dir():
+            raise FileError(f"{self.out} is a folder, expected a file name; give one in it.")
         if not self.out.parent.is_dir():
             raise FileError(
                 f"the folder {self.out.parent} for the model does not exist; make it first."
             )
+
+    def check_places(self) -> None:
+        """Write and remove a file in both folders: better now than after the training.
+
+        Raises
+        ------
+        FileError
+            If one of them cannot be written to.
+        """
+        for folder in (self.out.parent, self.folder):
+            probe = hidden_beside(folder / "probe")
+            with writing(folder):
+                folder.mkdir(parents=True, exist_ok=True)
+                probe.touch()
+                probe.unlink()
 
 
 @dataclass(frozen=True)
@@ -143,6 +164,7 @@ def fit(job: FitJob) -> Generator[Event, None, FitReport]:
     UNetPPError
         If a file or setting cannot be used; the message names it.
     """
+    job.check_places()
     samples = yield from prepare(
         job.pairs,
         job.card,
@@ -153,7 +175,14 @@ def fit(job: FitJob) -> Generator[Event, None, FitReport]:
         seed=job.config.seed,
         channel=job.channel,
     )
-    training = train(samples.training, samples.held_out, job.card, job.config, job.folder)
+    training = train(
+        samples.training,
+        samples.held_out,
+        job.card,
+        job.config,
+        job.folder,
+        data=samples.digest,
+    )
     try:
         while True:
             try:
@@ -174,16 +203,16 @@ def fit(job: FitJob) -> Generator[Event, None, FitReport]:
         version=__version__,
         split=job.card.split or describe_split(samples.held_out_pairs, n_training),
     )
+    # First without scores: what was trained is not lost, whatever happens to the scoring.
+    out = save_model(job.out, result.network, card)
     evaluation = None
     if samples.held_out_pairs:
         # The figures are those of the file as it ships: weights rounded, norms folded.
-        draft = save_model(job.folder / f"draft{SUFFIX}", result.network, card)
-        runner = Runner(load_model(draft), choose_device(job.config.device))
-        evaluation = yield from evaluate(runner, samples.held_out_pairs, channel=job.channel)
-        card = card.replace(**evaluation.for_card())
-    else:
-        yield Note("no scores: nothing was held out.", "no-held-out")
-    out = save_model(job.out, result.network, card)
+        runner = Runner(load_model(out), choose_device(job.config.device))
+        evaluation = yield from evaluate(
+            runner, samples.held_out_pairs, channel=job.channel, painted=not job.rule.dense
+        )
+        out = save_model(job.out, result.network, card.replace(**evaluation.for_card()))
     report = FitReport(
         out,
         result.step,
@@ -194,6 +223,6 @@ def fit(job: FitJob) -> Generator[Event, None, FitReport]:
         len(held),
         evaluation,
     )
-    text = json.dumps(report.to_json(), indent=2)
-    (job.folder / "report.json").write_text(text, encoding="utf-8")
+    with replacing(job.folder / "report.json") as staged:
+        staged.write_text(json.dumps(report.to_json(), indent=2), encoding="utf-8")
     return report

@@ -11,9 +11,8 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-import os
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from napari_unetpp.core.data.augment import UNLABELLED
 from napari_unetpp.core.data.geometry import Grid, GridMap, grid_of
 from napari_unetpp.core.data.image import Image
 from napari_unetpp.core.data.io import read_image, read_labels
+from napari_unetpp.core.data.io.atomic import replacing
 from napari_unetpp.core.data.labels import LabelRule, auxiliary_maps, class_map
 from napari_unetpp.core.data.pairs import Pair
 from napari_unetpp.core.data.sampling import Sample
@@ -33,6 +33,7 @@ from napari_unetpp.core.events import Event, Note, TileDone
 from napari_unetpp.core.run.source import Source
 from napari_unetpp.core.run.spaces import space_for
 from napari_unetpp.core.run.tiling import Tile
+from napari_unetpp.core.score.truth import geometry_differs
 
 CACHE_VERSION = 1
 
@@ -108,9 +109,9 @@ def split_names(
 ) -> set[str]:
     """Return the names that are held out.
 
-    What the table says is kept; the rest is drawn by a hash of name and seed, so that adding
-    images never moves one to the other side by more than its own draw. With two images or
-    more and a share above 0, at least one is held out and at least one is not.
+    What the table says is kept. The rest is drawn by a hash of name and seed, each by itself,
+    so that adding images moves none to the other side; the share is met on average. With two
+    images or more and a share above 0, at least one is held out and at least one is not.
 
     Parameters
     ----------
@@ -127,11 +128,15 @@ def split_names(
         raise InputError(f"the held-out share must lie in [0, 1), got {share}; 0.2 is usual.")
     fixed = {n for n in names if n in table and table[n].split == "held-out"}
     free = [n for n in names if n not in table or not table[n].split]
-    if fixed or share == 0.0 or len(names) < 2 or not free:
+    if share == 0.0 or len(names) < 2 or not free:
         return fixed
-    draw = sorted(free, key=lambda n: hashlib.sha256(f"{seed}:{n}".encode()).digest())
-    count = min(max(1, round(share * len(names))), len(names) - 1)
-    return set(draw[:count])
+    draw = {n: hashlib.sha256(f"{seed}:{n}".encode()).digest() for n in free}
+    held_out = fixed | {n for n in free if int.from_bytes(draw[n][:8]) < share * 2**64}
+    if not held_out:
+        return {min(free, key=draw.__getitem__)}
+    if len(held_out) == len(names):
+        held_out.remove(max(free, key=draw.__getitem__))
+    return held_out
 
 
 @dataclass(frozen=True)
@@ -144,14 +149,14 @@ class TrainingSet:
         Planes (2D network) or volumes (3D).
     held_out_pairs : list of Pair
         Files of the held-out images, for the final scores.
-    known : dict of str to tuple of str
-        Classes annotated in each image, by its name, where the table limits them.
+    digest : str
+        A hash of the files, of how they were read, and of the split.
     """
 
     training: list[Sample]
     held_out: list[Sample]
     held_out_pairs: list[Pair]
-    known: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    digest: str = ""
 
 
 def prepare(
@@ -210,25 +215,31 @@ def prepare(
         )
     if not held_out:
         yield Note("no image is held out: there will be no scores.", "no-held-out")
+    if len(held_out) == len(pairs):
+        raise InputError("training needs at least one image that is not held out; add images.")
     sides: tuple[list[Sample], list[Sample]] = ([], [])
-    cache.mkdir(parents=True, exist_ok=True)
+    digest = hashlib.sha256()
     for done, pair in enumerate(pairs, start=1):
         row = table.get(pair.name, TableRow())
-        samples = _cached(pair, card, rule, cache, row, channel)
+        key = _key(pair, card, rule, channel)
+        digest.update(repr((key, pair.name in held_out, row.classes, row.weight)).encode())
+        samples = yield from _cached(pair, card, rule, cache, row, channel, key)
         sides[pair.name in held_out].extend(samples)
         yield TileDone(done, len(pairs), 0)
-    if not sides[0]:
-        raise InputError("training needs at least one image that is not held out; add images.")
-    known = {n: r.classes for n, r in table.items() if r.classes is not None}
-    return TrainingSet(sides[0], sides[1], [p for p in pairs if p.name in held_out], known)
+    held_out_pairs = [p for p in pairs if p.name in held_out]
+    return TrainingSet(sides[0], sides[1], held_out_pairs, digest.hexdigest())
 
 
 def _key(pair: Pair, card: ModelCard, rule: LabelRule, channel: int | None) -> str:
     """Return a hash of everything that the cached arrays depend on."""
     parts: list[Any] = [CACHE_VERSION, vars(rule), channel]
     for path in (pair.image, pair.labels):
-        status = path.stat()
-        parts.append([str(path.resolve()), status.st_size, status.st_mtime_ns])
+        parts.append(str(path.resolve()))
+        # An OME-Zarr is a folder; its own time does not change with what lies deeper in it.
+        files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+        for file in files:
+            status = file.stat()
+            parts.append([str(file.relative_to(path)), status.st_size, status.st_mtime_ns])
     json_card = card.to_json()
     fields = ("axes", "classes", "auxiliary", "spacing", "spacing_unit", "orientation")
     parts += [json_card[name] for name in (*fields, "normalisation")]
@@ -237,20 +248,35 @@ def _key(pair: Pair, card: ModelCard, rule: LabelRule, channel: int | None) -> s
 
 
 def _cached(
-    pair: Pair, card: ModelCard, rule: LabelRule, cache: Path, row: TableRow, channel: int | None
-) -> list[Sample]:
+    pair: Pair,
+    card: ModelCard,
+    rule: LabelRule,
+    cache: Path,
+    row: TableRow,
+    channel: int | None,
+    key: str,
+) -> Generator[Event, None, list[Sample]]:
     """Return an image's samples from the cache, filling it first where needed."""
-    key = _key(pair, card, rule, channel)
     done = cache / f"{key}.json"
     if not done.exists():
+        image, truth = read_image(pair.image), read_labels(pair.labels)
+        if geometry_differs(image, truth):
+            yield Note(
+                f"the labels of {pair.name} say that they lie elsewhere than the image; they are "
+                "taken voxel by voxel.",
+                "label-geometry",
+            )
         count = 0
-        for number, arrays in enumerate(_arrays(pair, card, rule, channel)):
+        for number, arrays in enumerate(_arrays(pair, image, truth, card, rule, channel)):
             for name, array in arrays.items():
-                _save(cache / f"{key}-{number}.{name}.npy", array)
+                with (
+                    replacing(cache / f"{key}-{number}.{name}.npy") as staged,
+                    staged.open("wb") as file,
+                ):
+                    np.save(file, array)
             count = number + 1
-        temporary = cache / f".{key}.json.{os.getpid()}"
-        temporary.write_text(json.dumps({"parts": count, "name": pair.name}), encoding="utf-8")
-        os.replace(temporary, done)
+        with replacing(done) as staged:
+            staged.write_text(json.dumps({"parts": count, "name": pair.name}), encoding="utf-8")
     count = int(json.loads(done.read_text(encoding="utf-8"))["parts"])
     known = tuple(row.classes is None or c.name in row.classes for c in card.classes)
     samples = []
@@ -264,26 +290,15 @@ def _cached(
     return samples
 
 
-def _save(path: Path, array: NDArray[Any]) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            np.save(file, array)
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise FileError(
-            f"the cache {path.parent} cannot be written ({error}); free some space or choose "
-            "another folder."
-        ) from error
-
-
 def _arrays(
-    pair: Pair, card: ModelCard, rule: LabelRule, channel: int | None
+    pair: Pair,
+    image: Image,
+    truth: Image,
+    card: ModelCard,
+    rule: LabelRule,
+    channel: int | None,
 ) -> Generator[dict[str, NDArray[Any]], None, None]:
-    """Read an image and yield the arrays of each of its planes or volumes."""
-    image = read_image(pair.image)
-    truth = read_labels(pair.labels)
+    """Yield the arrays of each plane or volume of an image."""
     source = Source(image, card, channel)
     labels_card = card.replace(
         network=replace(card.network, in_channels=1), input_channels=("labels",)

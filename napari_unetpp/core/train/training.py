@@ -3,21 +3,17 @@
 The loop: batches by step, AdamW, a schedule that warms up and anneals over the planned steps
 or the time budget, whichever ends first; held-out scores of every level; the best state is
 kept; checkpoints from which a killed run goes on. Files of images are read elsewhere
-(`core.data.prepare`), the finished model is written by the caller.
+(`core.train.prepare`), the finished model is written by the caller.
 """
 
 from __future__ import annotations
 
-import csv
-import hashlib
-import json
 import logging
 import math
-import os
 import time
 from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,101 +21,32 @@ import torch
 from torch import Tensor, nn
 
 from napari_unetpp.core.config import ModelCard
-from napari_unetpp.core.data.augment import AugmentConfig, Augmenter
+from napari_unetpp.core.data.augment import Augmenter
 from napari_unetpp.core.data.sampling import Batch, PatchSampler, Sample, channel_shares
 from napari_unetpp.core.errors import InputError
 from napari_unetpp.core.events import Event, Note, StepDone, Validated
-from napari_unetpp.core.nn.losses import LossKind, deep_supervision_loss
+from napari_unetpp.core.nn.losses import deep_supervision_loss
 from napari_unetpp.core.nn.network import NestedUNet
 from napari_unetpp.core.train.checkpoint import (
+    STATE_FILE,
     TrainState,
     load_state,
     optimiser_tensors,
     restore_optimiser,
     save_state,
 )
+from napari_unetpp.core.train.history import write_history
+from napari_unetpp.core.train.settings import TrainConfig, learning_rate_factor
 from napari_unetpp.core.train.validation import validate
 
 log = logging.getLogger("napari_unetpp")
 
-WARM_UP = 0.05
-STATE_FILE = "state.safetensors"
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """How to train; the defaults need no tuning for a first model.
-
-    Attributes
-    ----------
-    steps : int
-        Optimiser steps planned.
-    max_seconds : float, optional
-        Time budget over all resumed runs; the schedule anneals towards it.
-    batch : int
-        Patches a step.
-    patch : tuple of int
-        Patch size, (Y, X) or (Z, Y, X), multiples of 2^levels.
-    learning_rate, weight_decay : float
-        AdamW's; the rate is the peak of the schedule.
-    validate_every : int
-        Steps between two scorings of the held-out images.
-    validate_images : int
-        Held-out images, spread evenly, that are scored during training; the final scores
-        are of all of them.
-    patience : int
-        Stop after so many scorings without a better one; 0 never stops early.
-    checkpoint_seconds : float
-        Least time between two checkpoints; one is also written with every scoring.
-    foreground : float
-        See `PatchSampler`.
-    augment : AugmentConfig
-        Variation of the patches.
-    loss : {"cross-entropy+dice", "eq2"}
-        Loss of a head.
-    seed : int
-        Of weights, patches, augmentation and dropout.
-    device, precision : str
-        Where and in what number format the convolutions run: ``"float32"`` or
-        ``"bfloat16"`` (weights and losses stay in float32).
-    """
-
-    steps: int = 3000
-    max_seconds: float | None = None
-    batch: int = 8
-    patch: tuple[int, ...] = (128, 128)
-    learning_rate: float = 2e-3
-    weight_decay: float = 1e-4
-    validate_every: int = 250
-    validate_images: int = 40
-    patience: int = 12
-    checkpoint_seconds: float = 60.0
-    foreground: float = 0.5
-    augment: AugmentConfig = field(default_factory=AugmentConfig)
-    loss: LossKind = "cross-entropy+dice"
-    seed: int = 0
-    device: str = "cpu"
-    precision: str = "float32"
-
-    def __post_init__(self) -> None:
-        if min(self.steps, self.batch, self.validate_every, self.validate_images) < 1:
-            raise InputError(
-                "steps, batch, validate_every and validate_images must be at least 1, got "
-                f"{self.steps}, {self.batch}, {self.validate_every} and {self.validate_images}."
-            )
-        if self.max_seconds is not None and self.max_seconds <= 0:
-            raise InputError(f"max_seconds must be positive, got {self.max_seconds}.")
-        if not self.learning_rate > 0:
-            raise InputError(f"learning_rate must be positive, got {self.learning_rate}.")
-        if not 0 <= self.foreground <= 1:
-            raise InputError(f"foreground must lie in [0, 1], got {self.foreground}.")
-
-    def fingerprint(self, card: ModelCard, names: Sequence[str]) -> str:
-        """Return a hash of what must not change between a run and its continuation."""
-        free = ("max_seconds", "device", "validate_images")
-        own = {k: v for k, v in vars(self).items() if k not in free}
-        text = json.dumps([own, card.to_json()["network"], sorted(names)], default=vars)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+ODD_STEPS = 20
+NOTHING_TO_SCORE = Note(
+    "no class is labelled in the held-out images: nothing can be scored, and the last state is "
+    "kept.",
+    "held-out-empty",
+)
 
 
 @dataclass(frozen=True)
@@ -150,19 +77,6 @@ class TrainResult:
     reason: str
 
 
-def learning_rate_factor(progress: float) -> float:
-    """Return the schedule: a linear warm-up over 5 %, then half a cosine down to 0.
-
-    Parameters
-    ----------
-    progress : float
-        Share of the training that is done, 0 to 1.
-    """
-    if progress < WARM_UP:
-        return max(progress / WARM_UP, 0.02)
-    return 0.5 * (1.0 + math.cos(math.pi * min(1.0, (progress - WARM_UP) / (1.0 - WARM_UP))))
-
-
 class _Training:
     """The mutable half of a training: network, optimiser, progress."""
 
@@ -182,6 +96,10 @@ class _Training:
         self.best_step = 0
         self.stale = 0
         self.history: list[dict[str, Any]] = []
+        self.reason = ""
+        self.losses = [0.0, 0]  # sum and count since the last scoring
+        self.odd_steps = 0
+        self.whole = True  # no step is half done
         self.seconds_before = 0.0
         self.started = time.monotonic()
         self.saved = self.started
@@ -208,7 +126,7 @@ class _Training:
         self.network.load_state_dict(state.weights)
         restore_optimiser(self.optimiser, state.optimiser)
         self.best = state.best
-        for name in ("step", "best_score", "best_step", "stale", "history"):
+        for name in ("step", "best_score", "best_step", "stale", "history", "reason", "losses"):
             setattr(self, name, progress[name])
         if self.best_score is None:
             self.best_score = -math.inf
@@ -225,6 +143,8 @@ class _Training:
             "best_step": self.best_step,
             "stale": self.stale,
             "history": self.history,
+            "reason": self.reason,
+            "losses": self.losses,
         }
         weights = dict(self.network.state_dict())
         tensors = optimiser_tensors(self.optimiser)
@@ -238,8 +158,22 @@ class _Training:
             done = max(done, self.seconds / self.config.max_seconds)
         return done
 
+    @property
+    def scoring_is_due(self) -> bool:
+        """Whether the state as it is should be scored and has not been."""
+        scored = bool(self.history) and self.history[-1]["step"] == self.step
+        at_stop = self.step % self.config.validate_every == 0 or bool(self.reason)
+        return self.step > 0 and at_stop and not scored
+
     def train_step(self, batch: Batch) -> float:
-        """Do one optimiser step and return its loss."""
+        """Do one optimiser step and return its loss.
+
+        Raises
+        ------
+        InputError
+            If the loss was not finite many times in a row.
+        """
+        self.whole = False
         config = self.config
         device = torch.device(config.device)
         # Dropout is a function of the step, as the batch is: a resumed run draws the same.
@@ -250,26 +184,59 @@ class _Training:
         self.network.train()
         last = torch.channels_last if batch.image.ndim == 4 else torch.channels_last_3d
         image = batch.image.to(device).contiguous(memory_format=last)
-        with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
+        levels = self.card.network.head_levels
+        weights = config.head_weights
+        with (
+            # The same seed gives the same weights on a GPU too.
+            torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True),
+            torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"),
+        ):
             heads = self.network.forward_heads(image)
-        loss = deep_supervision_loss(
-            heads,
-            batch.target.to(device),
-            batch.known.to(device),
-            self.card.network.activation,
-            kind=config.loss,
-            auxiliary=len(self.card.auxiliary),
-        )
-        self.optimiser.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss)
+            with torch.autocast(device.type, enabled=False):
+                loss = deep_supervision_loss(
+                    heads,
+                    batch.target.to(device),
+                    batch.known.to(device),
+                    self.card.network.activation,
+                    weights=None if weights is None else dict(zip(levels, weights, strict=True)),
+                    kind=config.loss,
+                    auxiliary=len(self.card.auxiliary),
+                )
+            self.optimiser.zero_grad(set_to_none=True)
+            torch.autograd.backward(loss)
         # A single odd patch must not throw the weights away.
-        torch.nn.utils.clip_grad_norm_(self.network.parameters(), 12.0)
-        self.optimiser.step()
+        norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), 12.0)
+        if bool(torch.isfinite(loss)) and bool(torch.isfinite(norm)):
+            self.optimiser.step()
+            self.odd_steps = 0
+        else:
+            self._skip_step()
         self.step += 1
-        return float(loss.detach())
+        value = float(loss.detach())
+        self.losses = [self.losses[0] + value, self.losses[1] + 1]
+        if self.step >= config.steps:
+            self.reason = "steps"
+        elif self.progress >= 1.0:
+            self.reason = "time"
+        self.whole = True
+        return value
+
+    def _skip_step(self) -> None:
+        """Leave the weights as they are; too many such steps in a row end the training."""
+        self.odd_steps += 1
+        if self.odd_steps >= ODD_STEPS:
+            raise InputError(
+                f"the loss was not finite for {ODD_STEPS} steps up to step {self.step}; start "
+                "anew with a lower learning rate."
+            )
 
     def keep_if_best(self, scores: dict[int, dict[str, float]]) -> bool:
-        """Compare by the mean Dice of all levels, so that no level is left to rot."""
+        """Compare by the mean Dice of all levels, so that no level is left to rot.
+
+        Where the held-out images say nothing (no class of theirs is known), nothing is best.
+        """
+        if not scores:
+            return False
         score = sum(s["dice_per_image"] for s in scores.values()) / len(scores)
         better = score > self.best_score
         if better:
@@ -279,7 +246,7 @@ class _Training:
             self.stale += 1
         return better
 
-    def result(self, reason: str) -> TrainResult:
+    def result(self) -> TrainResult:
         scores: dict[int, dict[str, float]] = {}
         if self.best:
             self.network.load_state_dict(self.best)
@@ -287,30 +254,8 @@ class _Training:
             scores = {int(k): dict(v) for k, v in row["scores"].items()}
         network = self.network.cpu().eval()
         return TrainResult(
-            network, self.step, self.seconds, self.best_step or self.step, scores, reason
+            network, self.step, self.seconds, self.best_step or self.step, scores, self.reason
         )
-
-
-def read_history(folder: Path) -> list[dict[str, Any]]:
-    """Return the scores so far from a training's folder: step, seconds, loss, scores."""
-    history: list[dict[str, Any]] = load_state(folder / STATE_FILE).progress["history"]
-    return history
-
-
-def write_history(folder: Path, history: Sequence[dict[str, Any]]) -> None:
-    """Write the scores so far as ``history.csv``, one row for a scoring and level."""
-    temporary = folder / ".history.csv.tmp"
-    with temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["step", "seconds", "loss", "level", "metric", "value"])
-        for row in history:
-            lead = [row["step"], f"{row['seconds']:.1f}", f"{row['loss']:.5f}"]
-            if not row["scores"]:
-                writer.writerow([*lead, "", "", ""])
-            for level, metrics in row["scores"].items():
-                for metric, value in metrics.items():
-                    writer.writerow([*lead, level, metric, f"{value:.5f}"])
-    os.replace(temporary, folder / "history.csv")
 
 
 def train(
@@ -319,6 +264,8 @@ def train(
     card: ModelCard,
     config: TrainConfig,
     folder: Path,
+    *,
+    data: str = "",
 ) -> Generator[Event, None, TrainResult]:
     """Train a network; go on from the folder's checkpoint if there is one.
 
@@ -332,6 +279,8 @@ def train(
         How.
     folder : Path
         Gets ``state.safetensors`` and ``history.csv``.
+    data : str
+        A hash of the images and of how they were read; a checkpoint of other data is refused.
 
     Yields
     ------
@@ -348,14 +297,9 @@ def train(
     InputError
         If the patch does not fit the network, or the checkpoint is of another training.
     """
-    ndim, multiple = card.network.ndim, 2**card.network.levels
-    if len(config.patch) != ndim or any(n < multiple or n % multiple for n in config.patch):
-        raise InputError(
-            f"patch must be {ndim} multiples of {multiple} for this network, got {config.patch}."
-        )
-    folder.mkdir(parents=True, exist_ok=True)
+    config.check(card)
     names = [s.name for s in training]
-    job = _Training(card, config, folder, config.fingerprint(card, names))
+    job = _Training(card, config, folder, config.fingerprint(card, names, data))
     if job.resume():
         yield Note(f"going on from step {job.step}.", "resumed")
     else:
@@ -366,37 +310,46 @@ def train(
         card,
         augmenter,
         batch=config.batch,
-        margin=config.augment.margin(ndim),
+        margin=config.augment.margin(card.network.ndim),
         foreground=config.foreground,
         seed=config.seed,
     )
-    reason = "steps"
-    running: list[float] = []
+    yield from _loop(job, sampler, held_out)
+    return job.result()
+
+
+def _loop(
+    job: _Training, sampler: PatchSampler, held_out: Sequence[Sample]
+) -> Generator[Event, None, None]:
+    """Train until a reason to stop; leave a checkpoint however it ends."""
+    config = job.config
+    if job.reason == "time" and job.progress < 1.0:
+        job.reason = ""  # the budget was raised
     with ThreadPoolExecutor(max_workers=1) as ahead:
         upcoming = ahead.submit(sampler.batch, job.step)
         try:
-            while job.step < config.steps and reason == "steps":
+            while True:
+                # First of all, because a run may have been stopped just before a scoring.
+                if job.scoring_is_due:
+                    scored = _score(job, held_out)
+                    yield scored
+                    if held_out and not scored.scores:
+                        yield NOTHING_TO_SCORE
+                if job.reason:
+                    return
                 batch = upcoming.result()
                 upcoming = ahead.submit(sampler.batch, job.step + 1)
                 loss = job.train_step(batch)
-                running.append(loss)
-                yield StepDone(job.step, config.steps, loss, job.seconds)
-                out_of_time = job.progress >= 1.0
-                if out_of_time and job.step < config.steps:
-                    reason = "time"
-                if job.step % config.validate_every == 0 or out_of_time:
-                    yield _score(job, held_out, sum(running) / len(running))
-                    running.clear()
-                    if config.patience and job.stale >= config.patience and not out_of_time:
-                        reason = "patience"
-                elif time.monotonic() - job.saved > config.checkpoint_seconds:
+                if time.monotonic() - job.saved > config.checkpoint_seconds:
                     job.save()
+                yield StepDone(job.step, config.steps, loss, job.seconds)
         finally:
-            job.save()
-    return job.result(reason)
+            # A step that was broken off must not be saved: it would be done twice.
+            if job.whole:
+                job.save()
 
 
-def _score(job: _Training, held_out: Sequence[Sample], loss: float) -> Validated:
+def _score(job: _Training, held_out: Sequence[Sample]) -> Validated:
     """Score the held-out images, keep the state if it is the best, write everything down."""
     scores: dict[int, dict[str, float]] = {}
     better = False
@@ -405,7 +358,11 @@ def _score(job: _Training, held_out: Sequence[Sample], loss: float) -> Validated
         scores = validate(job.network, chosen, job.card, precision=job.config.precision)
         better = job.keep_if_best(scores)
     named = {str(level): values for level, values in scores.items()}
+    loss = job.losses[0] / max(job.losses[1], 1)
+    job.losses = [0.0, 0]
     job.history.append({"step": job.step, "seconds": job.seconds, "loss": loss, "scores": named})
+    if job.config.patience and job.stale >= job.config.patience and not job.reason:
+        job.reason = "patience"
     write_history(job.folder, job.history)
     job.save()
     return Validated(job.step, scores, better)

@@ -79,6 +79,7 @@ def validate(
     dict of int to dict of str to float
         By level: ``iou_per_image`` and ``dice_per_image``, means over images for a class
         (where the truth contains it), then over classes; and ``dice_<class>`` with several.
+        Empty if no image contains a class that is known in it.
     """
     mode = network.training
     network.eval()
@@ -100,7 +101,8 @@ def validate(
                     dice = 2 * overlap[index] / (predicted[index] + true[index])
                     sums[level][info.name].append((overlap[index] / union, dice))
     network.train(mode)
-    return {level: _summary(by_class) for level, by_class in sums.items()}
+    seen = any(rows for by_class in sums.values() for rows in by_class.values())
+    return {level: _summary(by_class) for level, by_class in sums.items()} if seen else {}
 
 
 def _counts(
@@ -128,8 +130,6 @@ def _counts(
 def _summary(by_class: dict[str, list[tuple[float, float]]]) -> dict[str, float]:
     """Average over images, then over the classes that were seen."""
     means = {name: np.mean(rows, axis=0) for name, rows in by_class.items() if rows}
-    if not means:
-        return {"iou_per_image": 0.0, "dice_per_image": 0.0}
     iou, dice = np.mean(list(means.values()), axis=0)
     result = {"iou_per_image": float(iou), "dice_per_image": float(dice)}
     if len(by_class) > 1:

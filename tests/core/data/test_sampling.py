@@ -103,6 +103,17 @@ def test_painted_images_are_drawn_where_there_is_paint() -> None:
     assert batch.known.sum() <= 16 * 9
 
 
+def test_painted_background_is_drawn_as_often_as_a_class() -> None:
+    labels = np.full((300, 300), UNLABELLED, np.uint8)
+    labels[20:23, 100:140] = 1
+    labels[270:273, 100:140] = 0  # farther away than a patch reaches
+    batch = sampler([sample(labels)], batch=64).batch(0)
+    background = ((batch.known == 1) & (batch.target == 0)).any(dim=3).any(dim=2).sum()
+    foreground = (batch.target == 1).any(dim=3).any(dim=2).sum()
+    assert background + foreground == 64
+    assert 20 <= background <= 44
+
+
 def test_what_lies_outside_the_image_is_unlabelled() -> None:
     batch = sampler([sample(np.ones((10, 12), np.uint8))]).batch(0)
     assert batch.known.sum(dim=(1, 2, 3)).tolist() == [120] * 4

@@ -152,11 +152,11 @@ def test_time_and_memory_are_of_the_run(monkeypatch: pytest.MonkeyPatch) -> None
     assert 0 <= found.levels["1"]["peak_memory_mb"] < 2000  # type: ignore[operator]
 
 
-def test_empty_truth_counts_with_one_class() -> None:
+def test_an_image_without_the_class_is_not_scored_for_it() -> None:
     nothing = np.zeros((10, 10), np.uint8)
     pairs = [*two_images(), (image_of(nothing), truth_of(nothing))]
     found, _ = run(runner_of({1: [ABOVE_HALF]}), pairs)
-    assert found.levels["1"]["iou_per_image"] == pytest.approx((1 / 2 + 1 + 1) / 3)
+    assert found.levels["1"]["iou_per_image"] == pytest.approx((1 / 2 + 1) / 2)
     assert found.classes["nucleus"]["1"]["iou_per_image"] == pytest.approx((1 / 2 + 1) / 2)
     assert found.classes["nucleus"]["1"]["n_images"] == 2
 

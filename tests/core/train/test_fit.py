@@ -17,10 +17,11 @@ from napari_unetpp.core.data.phantoms import nuclei_2d
 from napari_unetpp.core.errors import FileError, InputError
 from napari_unetpp.core.events import StepDone, drain
 from napari_unetpp.core.model.modelfile import load_model
+from napari_unetpp.core.run.api import segment_array
 from napari_unetpp.core.run.runtime import Runner, choose_device
 from napari_unetpp.core.score.evaluation import evaluate
 from napari_unetpp.core.train.fit import FitJob, fit
-from napari_unetpp.core.train.training import TrainConfig
+from napari_unetpp.core.train.settings import TrainConfig
 
 CARD = ModelCard(
     "spots",
@@ -87,6 +88,69 @@ def test_a_cancelled_fit_leaves_no_model_and_goes_on(job: FitJob) -> None:
     for level in ("1", "2"):
         for key in ("iou_per_image", "dice_pooled"):
             assert resumed.evaluation.levels[level][key] == straight.evaluation.levels[level][key]
+
+
+@pytest.fixture
+def painted_job(job: FitJob) -> FitJob:
+    """Two painted classes: the upper half of every image, and its lower half, unevenly."""
+    for pair in job.pairs:
+        labels = tifffile.imread(pair.labels)
+        painted = np.zeros_like(labels, np.uint8)
+        painted[:20], painted[40:60], painted[100:110] = 1, 2, 3
+        tifffile.imwrite(pair.labels, painted)
+    network = NetworkConfig(filters=(4, 6, 8), norm="batch", out_channels=2)
+    card = ModelCard("painted", network, (ClassInfo("a"), ClassInfo("b")), levels_trained=(1, 2))
+    return replace(job, card=card, rule=LabelRule("classes"))
+
+
+def test_painted_classes_are_scored_where_there_is_paint(painted_job: FitJob) -> None:
+    report = drain(fit(painted_job))
+    assert report.evaluation is not None
+    assert set(report.evaluation.classes) == {"a", "b"}
+    (held_out,) = [
+        p for p in painted_job.pairs if p.name in load_model(report.out).card.split.split(": ")[1]
+    ]
+    image, painted = tifffile.imread(held_out.image), tifffile.imread(held_out.labels)
+    found = segment_array(image, load_model(report.out), level=2, device="cpu", axes="YX")
+    ious = []
+    for value in (1, 2):
+        pred, true = (found == value) & (painted > 0), painted == value + 1
+        ious.append((pred & true).sum() / (pred | true).sum())
+    assert report.evaluation.levels["2"]["iou_per_image"] == pytest.approx(np.mean(ious), abs=1e-6)
+
+
+def test_a_model_is_written_even_if_the_scoring_fails(
+    job: FitJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise FileError("the disk is gone; bring it back.")
+
+    monkeypatch.setattr("napari_unetpp.core.train.fit.evaluate", fail)
+    with pytest.raises(FileError, match="the disk is gone"):
+        drain(fit(job))
+    assert load_model(job.out).card.scores == {}
+
+
+def test_corrected_images_are_not_passed_over(job: FitJob) -> None:
+    drain(fit(job))
+    for pair in job.pairs:
+        tifffile.imwrite(pair.image, tifffile.imread(pair.image)[::-1].copy())
+    with pytest.raises(InputError, match="other settings or images; give another folder"):
+        drain(fit(job))
+
+
+@pytest.mark.parametrize("place", ["out", "folder"])
+def test_a_place_that_cannot_be_written_ends_it_before_anything_is_read(
+    job: FitJob, place: str
+) -> None:
+    if place == "out":
+        job.out.mkdir()
+        with pytest.raises(FileError, match="is a folder, expected a file name"):
+            replace(job)
+        return
+    job.folder.write_text("not a folder")
+    with pytest.raises(FileError, match="cannot be written"):
+        drain(fit(job))
 
 
 def test_where_the_model_goes_is_checked_before_anything_runs(job: FitJob) -> None:

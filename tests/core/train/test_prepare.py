@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,8 @@ import tifffile
 
 from napari_unetpp.core.config import ClassInfo, ModelCard, NetworkConfig, Normalisation
 from napari_unetpp.core.data.augment import UNLABELLED
+from napari_unetpp.core.data.image import Image
+from napari_unetpp.core.data.io import open_sink
 from napari_unetpp.core.data.labels import LabelRule, class_map
 from napari_unetpp.core.data.pairs import Pair, find_pairs
 from napari_unetpp.core.errors import FileError, InputError
@@ -151,18 +154,24 @@ def test_volumes_are_resampled_to_the_models_grid(tmp_path: Path) -> None:
 def test_split_is_kept_when_images_are_added() -> None:
     names = [f"n{k}" for k in range(20)]
     first = split_names(names, {}, 0.2, 0)
-    assert len(first) == 4
+    assert 1 <= len(first) <= 8
     assert first == split_names(names[::-1], {}, 0.2, 0)
     assert first != split_names(names, {}, 0.2, 1)
-    later = split_names([*names, *(f"m{k}" for k in range(5))], {}, 0.2, 0)
-    assert len(later) == 5
+    later = split_names([*names, *(f"m{k}" for k in range(50))], {}, 0.2, 0)
+    assert later & set(names) == first
+    assert 5 <= len(later) <= 25
+    fixed = split_names(names, {"n0": TableRow("held-out"), "n1": TableRow("train")}, 0.2, 0)
+    assert fixed == (first | {"n0"}) - {"n1"}
 
 
-@pytest.mark.parametrize(("count", "held_out"), [(1, 0), (2, 1), (3, 1), (4, 1), (5, 1), (10, 2)])
-def test_small_numbers_of_images(count: int, held_out: int) -> None:
-    assert len(split_names([str(k) for k in range(count)], {}, 0.2, 0)) == held_out
-    assert len(split_names([str(k) for k in range(count)], {}, 0.9, 0)) <= max(count - 1, 0)
-    assert not split_names([str(k) for k in range(count)], {}, 0.0, 0)
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 10])
+@pytest.mark.parametrize("share", [0.01, 0.2, 0.99])
+def test_small_numbers_of_images(count: int, share: float) -> None:
+    names = [str(k) for k in range(count)]
+    for seed in range(5):
+        held_out = split_names(names, {}, share, seed)
+        assert (1 if count > 1 else 0) <= len(held_out) <= count - 1
+    assert not split_names(names, {}, 0.0, 0)
 
 
 def test_the_table_fixes_sides_classes_and_weights(tmp_path: Path) -> None:
@@ -232,6 +241,78 @@ def test_one_image_says_that_there_will_be_no_scores(tmp_path: Path) -> None:
     pairs = [Pair("a", tmp_path / "images" / "a.tif", tmp_path / "labels" / "a.tif")]
     drain(prepare(pairs, OBJECTS, DENSE, tmp_path / "c"), events.append)
     assert any(isinstance(e, Note) and e.code == "no-held-out" for e in events)
+
+
+def test_the_digest_follows_files_rules_and_split(tmp_path: Path) -> None:
+    image, labels = two_nuclei()
+    for name in "ab":
+        write(tmp_path, name, image, labels)
+
+    def digest(card: ModelCard = OBJECTS, **options: object) -> str:
+        settings = {"share": 0.0} | options
+        return samples_of(tmp_path, card, DENSE, **settings).digest
+
+    first = digest()
+    assert first == digest()
+    window = replace(OBJECTS, normalisation=Normalisation("window", 0, 255))
+    changed = [
+        digest(window),
+        digest(table={"a": TableRow("held-out")}),
+        digest(table={"a": TableRow(weight=2.0)}),
+    ]
+    write(tmp_path, "a", image, labels * 2)
+    changed.append(digest())
+    assert len({first, *changed}) == 5
+
+
+def test_a_change_deep_in_a_zarr_is_seen(tmp_path: Path) -> None:
+    zarr = pytest.importorskip("zarr")
+    image, labels = two_nuclei()
+    for kind, array in (("images", image), ("labels", labels)):
+        (tmp_path / kind).mkdir()
+        like = Image.from_array(array, "YX")
+        path = tmp_path / kind / "z.ome.zarr"
+        with open_sink(
+            path, like=like, axes="YX", dtype=array.dtype, shape=array.shape, kind="labels"
+        ) as sink:
+            sink[...] = array
+            sink.commit()
+    (before,) = samples_of(tmp_path, OBJECTS, DENSE, share=0.0).training
+    assert before.labels.sum() == (labels > 0).sum()
+    root = zarr.open_group(tmp_path / "labels" / "z.ome.zarr", mode="r+")
+    first = next(a for _, a in sorted(root.arrays()))
+    first[:] = np.where(labels == 7, 0, labels)
+    (after,) = samples_of(tmp_path, OBJECTS, DENSE, share=0.0).training
+    assert after.labels.sum() == (labels == 9).sum()
+
+
+def test_labels_that_lie_elsewhere_are_said(tmp_path: Path) -> None:
+    nib = pytest.importorskip("nibabel")
+    labels = np.zeros((12, 14, 16), np.uint8)
+    labels[4:8, 4:8, 4:8] = 1
+    for kind, affine in (("images", np.eye(4)), ("labels", np.diag([-1.0, 1, 1, 1]))):
+        (tmp_path / kind).mkdir()
+        nib.save(nib.Nifti1Image(labels, affine), tmp_path / kind / "v.nii.gz")
+    card = ModelCard(
+        "v", NetworkConfig(ndim=3), (ClassInfo("a"),), axes="ZYX", orientation="SPL",
+        normalisation=Normalisation("window", 0, 1),
+    )  # fmt: skip
+    events: list[Event] = []
+    pairs = find_pairs(tmp_path / "images", tmp_path / "labels")
+    rule = LabelRule("classes", dense=True)
+    drain(prepare(pairs, card, rule, tmp_path / "c", share=0.0), events.append)
+    assert any(isinstance(e, Note) and e.code == "label-geometry" for e in events)
+
+
+def test_large_object_ids_stay_apart(tmp_path: Path) -> None:
+    image, labels = two_nuclei()
+    wide = np.where(labels == 7, 2**31 + 5, 0).astype(np.uint32)
+    wide[5:15, 15:25] = 1  # touches it
+    write(tmp_path, "wide", image, wide)
+    (sample,) = samples_of(tmp_path, OBJECTS, DENSE, share=0.0).training
+    assert sample.aux is not None
+    assert sample.aux[0, 10, 14] < 0.3
+    assert sample.aux[0, 10, 15] < 0.3
 
 
 def test_a_cache_that_cannot_be_written_is_refused(

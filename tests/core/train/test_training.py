@@ -14,16 +14,12 @@ from napari_unetpp.core.config import ClassInfo, ModelCard, NetworkConfig
 from napari_unetpp.core.data.augment import AugmentConfig
 from napari_unetpp.core.data.sampling import Sample
 from napari_unetpp.core.errors import FileError, InputError
-from napari_unetpp.core.events import Note, StepDone, Validated, drain
+from napari_unetpp.core.events import Event, Note, StepDone, Validated, drain
 from napari_unetpp.core.train.checkpoint import TrainState, load_state, save_state
 from napari_unetpp.core.train.curve import draw_curve
-from napari_unetpp.core.train.training import (
-    TrainConfig,
-    TrainResult,
-    learning_rate_factor,
-    read_history,
-    train,
-)
+from napari_unetpp.core.train.history import read_history
+from napari_unetpp.core.train.settings import TrainConfig, learning_rate_factor
+from napari_unetpp.core.train.training import TrainResult, train
 from napari_unetpp.core.train.validation import validate
 
 CARD = ModelCard(
@@ -72,8 +68,9 @@ def test_it_learns_at_every_level(tmp_path: Path) -> None:
 
 def test_a_run_that_was_stopped_goes_on_with_the_same_result(tmp_path: Path) -> None:
     straight = run(tmp_path / "a")
-    run(tmp_path / "b", stop=3)
-    run(tmp_path / "b", stop=6)
+    # Between scorings, at the very step of one, and at the last step of all.
+    for stop in (3, 4, 6, 8):
+        run(tmp_path / "b", stop=stop)
     resumed = run(tmp_path / "b")
     assert straight is not None
     assert resumed is not None
@@ -82,8 +79,8 @@ def test_a_run_that_was_stopped_goes_on_with_the_same_result(tmp_path: Path) -> 
         assert torch.equal(value, resumed.network.state_dict()[name]), name
     assert resumed.scores == straight.scores
     losses = [[row["loss"] for row in read_history(tmp_path / f)] for f in "ab"]
-    assert losses[0][-1] > 0
-    assert len(losses[0]) == len(losses[1]) == 2
+    assert losses[0] == losses[1]
+    assert len(losses[0]) == 2
 
 
 def test_the_seed_decides(tmp_path: Path) -> None:
@@ -220,3 +217,94 @@ def test_wrong_settings_are_refused(changes: dict[str, float], message: str) -> 
 def test_a_patch_that_does_not_fit_is_refused(tmp_path: Path, patch: tuple[int, ...]) -> None:
     with pytest.raises(InputError, match="patch must be 2 multiples of 4"):
         run(tmp_path, replace(CONFIG, patch=patch))
+
+
+@pytest.mark.parametrize("where", ["backward", "after the optimiser"])
+def test_a_step_that_was_broken_off_is_not_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """Ctrl-C may come anywhere in a step; the step is then done again, not twice."""
+    straight = run(tmp_path / "a")
+    steps = 0
+
+    def broken(*args: object, **kwargs: object) -> object:
+        nonlocal steps
+        steps += 1
+        if steps == 6 and where == "backward":
+            raise KeyboardInterrupt
+        result = original(*args, **kwargs)
+        if steps == 6:
+            raise KeyboardInterrupt
+        return result
+
+    owner, name = (
+        (torch.autograd, "backward")
+        if where == "backward"
+        else (
+            torch.optim.AdamW,
+            "step",
+        )
+    )
+    original = getattr(owner, name)
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, broken)
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path / "b")
+    resumed = run(tmp_path / "b")
+    assert straight is not None
+    assert resumed is not None
+    for key, value in straight.network.state_dict().items():
+        assert torch.equal(value, resumed.network.state_dict()[key]), key
+
+
+def test_a_run_that_has_ended_is_not_trained_further(tmp_path: Path) -> None:
+    frozen = replace(CONFIG, steps=50, validate_every=2, patience=2, learning_rate=1e-12)
+    results = [run(tmp_path, frozen) for _ in range(3)]
+    assert len({r.step for r in results if r is not None}) == 1
+    timed = replace(CONFIG, steps=10_000, max_seconds=1.0, validate_every=10_000)
+    first, again = (run(tmp_path / "timed", timed) for _ in range(2))
+    assert first is not None
+    assert again is not None
+    assert (first.step, first.reason) == (again.step, "time")
+    longer = run(tmp_path / "timed", replace(timed, max_seconds=again.seconds + 2.0))
+    assert longer is not None
+    assert longer.step > again.step
+
+
+def test_held_out_images_that_say_nothing_do_not_freeze_the_first_state(tmp_path: Path) -> None:
+    empty = [replace(HELD_OUT[0], labels=np.zeros_like(HELD_OUT[0].labels))]
+    unknown = [replace(HELD_OUT[0], known=(False,))]
+    for name, held_out in (("empty", empty), ("unknown", unknown)):
+        events: list[Event] = []
+        config = replace(CONFIG, validate_every=2, patience=1)
+        result = drain(train(TRAINING, held_out, CARD, config, tmp_path / name), events.append)
+        assert result.best_step == result.step == 8
+        assert result.scores == {}
+        assert any(isinstance(e, Note) and e.code == "held-out-empty" for e in events)
+
+
+def test_a_loss_that_is_not_finite_leaves_the_weights_alone(
+    tmp_path: Path,
+) -> None:
+    bad = replace(TRAINING[0], image=np.full_like(TRAINING[0].image, np.nan))
+    with pytest.raises(InputError, match=r"not finite for 20 steps .* lower learning rate"):
+        drain(train([bad], HELD_OUT, CARD, replace(CONFIG, steps=40), tmp_path))
+    weights = load_state(tmp_path / "state.safetensors").weights
+    assert all(torch.isfinite(w).all() for k, w in weights.items() if "running" not in k)
+
+
+def test_weights_of_the_heads_change_the_training(tmp_path: Path) -> None:
+    first = run(tmp_path / "a")
+    only_last = run(tmp_path / "b", replace(CONFIG, head_weights=(0.0, 1.0)))
+    assert first is not None
+    assert only_last is not None
+    last = "nodes.x0_2.0.weight"
+    assert not torch.equal(first.network.state_dict()[last], only_last.network.state_dict()[last])
+    with pytest.raises(InputError, match="head weights must be 2 numbers"):
+        run(tmp_path / "c", replace(CONFIG, head_weights=(1.0,)))
+
+
+def test_a_checkpoint_of_other_data_is_refused(tmp_path: Path) -> None:
+    drain(train(TRAINING, HELD_OUT, CARD, CONFIG, tmp_path, data="one"))
+    with pytest.raises(InputError, match="other settings or images"):
+        drain(train(TRAINING, HELD_OUT, CARD, CONFIG, tmp_path, data="two"))

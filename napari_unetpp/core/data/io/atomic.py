@@ -112,6 +112,35 @@ def writing(path: Path) -> Iterator[None]:
         ) from error
 
 
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a hidden name to write to; it gets the final name when the block ends well.
+
+    Parameters
+    ----------
+    path : Path
+        The final name. Missing folders are made.
+
+    Yields
+    ------
+    Path
+        In the same folder and with the same ending.
+
+    Raises
+    ------
+    FileError
+        If it cannot be written; then the final name is as it was and nothing is left behind.
+    """
+    staged = hidden_beside(path, path.suffix)
+    try:
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield staged
+            os.replace(staged, path)
+    finally:
+        remove(staged)
+
+
 class StagedSink:
     """Base of the sinks: a staged file or folder, then one rename.
 
