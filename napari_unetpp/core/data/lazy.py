@@ -9,12 +9,14 @@ from __future__ import annotations
 import math
 import mmap
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from napari_unetpp.core.axes import Index
+from napari_unetpp.core.errors import FileError
 
 
 def full_index(index: Any, shape: Sequence[int]) -> Index:
@@ -128,6 +130,40 @@ class DiskArray(LazyArray):
         return block
 
 
+class StoredArray(LazyArray):
+    """Compressed blocks in a file or folder; a damaged one is told in words.
+
+    Parameters
+    ----------
+    source : array-like
+        A zarr array.
+    path : path
+        Where it lies, for the message.
+    """
+
+    def __init__(self, source: Any, path: Path) -> None:
+        super().__init__(source.shape, source.dtype)
+        self._source = source
+        self._path = path
+
+    def _read(self, index: Index) -> NDArray[Any]:
+        try:
+            return np.asarray(self._source[index])
+        except MemoryError:
+            raise
+        # Codecs raise what they like, a bare RuntimeError among it.
+        except Exception as error:
+            place = ", ".join(
+                f"{i.start or 0}:{n if i.stop is None else i.stop}" if isinstance(i, slice)
+                else str(i)
+                for i, n in zip(index, self.shape, strict=True)
+            )  # fmt: skip
+            raise FileError(
+                f"{self._path} was expected to hold an image, but its pixels are damaged at "
+                f"[{place}] ({' '.join(str(error).split())[:120]}); copy or export it again."
+            ) from error
+
+
 class MappedArray(LazyArray):
     """An array seen in another axis order and type.
 
@@ -174,6 +210,28 @@ class MappedArray(LazyArray):
         values = np.broadcast_to(np.asarray(block), lengths)
         back = np.argsort(order).tolist()
         self._source[inside] = values.transpose(back).astype(self._source.dtype, copy=False)
+
+
+class ScaledArray(LazyArray):
+    """Stored numbers times a slope plus an intercept, as float32.
+
+    Parameters
+    ----------
+    source : array-like
+        The stored numbers.
+    slope, intercept : float
+        What makes values of them.
+    """
+
+    def __init__(self, source: Any, slope: float, intercept: float) -> None:
+        super().__init__(source.shape, np.float32)
+        self._source = source
+        self._slope = slope
+        self._intercept = intercept
+
+    def _read(self, index: Index) -> NDArray[Any]:
+        block = np.asarray(self._source[index]).astype(np.float64)
+        return (block * self._slope + self._intercept).astype(np.float32)
 
 
 class StackedArray(LazyArray):

@@ -155,7 +155,7 @@ class Normaliser:
         notes: list[Note] = []
         if values.size == 0:
             notes.append(Note("the image has no finite value; all of it is background.", "empty"))
-            return cls(0.0, 1.0), notes
+            return cls(0.0, 1.0, clip=(0.0, 0.0)), notes
         if rule.kind == "window":
             shift = 0.0
             # A CT with air has values far below 0 HU; one stored as HU + 1024 has none.
@@ -170,7 +170,8 @@ class Normaliser:
             low, high = float(values.min()), float(values.max())
         if high <= low:
             notes.append(Note(f"the image is constant ({low:g}).", "constant-image"))
-            return cls(low, low + 1.0), notes
+            # A step that survives the rounding of large numbers.
+            return cls(low, low + max(1.0, abs(low))), notes
         invert = False
         if rule.polarity == "bright-objects":
             invert = has_bright_background(values, low, high)

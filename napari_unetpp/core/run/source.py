@@ -6,6 +6,7 @@ torch, no tile plan and no result.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -42,20 +43,20 @@ _RELEASE_AFTER = 64 * 2**20
 class _Gray(LazyArray):
     """RGB(A) samples on the last axis, seen as one channel."""
 
-    def __init__(self, source: Any, weights: NDArray[np.float32] = LUMA) -> None:
+    def __init__(self, source: Any, rule: Normalisation | None = None) -> None:
         super().__init__(source.shape[:-1], np.float32)
         self._source = source
-        self._weights = weights
+        self._rule = rule
+
+    @functools.cached_property
+    def _weights(self) -> NDArray[np.float32]:
+        # Found with the first block: whether an image fits a model is asked without pixels.
+        if self._rule is None or self._rule.rgb == "luminance":
+            return LUMA
+        return gray_weights(sample_of(_Gray(self._source)), self._rule)
 
     def _read(self, index: tuple[int | slice, ...]) -> NDArray[Any]:
         return to_gray(self._source[(*index, slice(None))], weights=self._weights)
-
-
-def _gray(source: Any, rule: Normalisation) -> _Gray:
-    """Return the one channel of an RGB image that the card's rule asks for."""
-    if rule.rgb == "luminance":
-        return _Gray(source)
-    return _Gray(source, gray_weights(sample_of(_Gray(source)), rule))
 
 
 class _Picked(LazyArray):
@@ -144,7 +145,7 @@ class Source:
             if not letter:
                 return view, axes
             if channel is None and letter == SAMPLES:
-                return _gray(view, self.card.normalisation), axes.replace(SAMPLES, "")
+                return _Gray(view, self.card.normalisation), axes.replace(SAMPLES, "")
             if channel is None and count > 1:
                 raise InputError(
                     f"the model takes one channel and the image has {count}; choose one with "

@@ -29,6 +29,7 @@ from napari_unetpp.core.run.inference import (
 )
 from napari_unetpp.core.run.results import labels_of
 from napari_unetpp.core.run.runtime import Device, Runner
+from napari_unetpp.core.run.source import Source
 
 FLOAT32 = Device("cpu", "test", "float32", "a test")
 WINDOW = Normalisation("window", 0.0, 1.0)
@@ -746,3 +747,33 @@ def test_memory_of_a_20000_pixel_wide_file_at_l1(tmp_path: Path) -> None:
         drain(predict(Image(image, "YX"), runner, sink, level=1))
     assert np.array_equal(sink[::4999], np.broadcast_to(np.arange(size) % 1000 > 500, (5, size)))
     assert peak.megabytes < 1500
+
+
+def test_whether_an_rgb_image_fits_is_asked_without_reading_pixels() -> None:
+    class ShapeOnly:
+        shape = (20, 30, 3)
+        dtype = np.dtype(np.uint8)
+
+        def __getitem__(self, index: object) -> np.ndarray:
+            raise AssertionError("pixels were read")
+
+    rule = Normalisation(rgb="nuclear-stain")
+    card = ModelCard("stain", NetworkConfig(), (ClassInfo("a"),), normalisation=rule)
+    assert Source(Image(ShapeOnly(), "YXS"), card).shape == (20, 30)
+
+
+def test_a_stained_image_is_seen_in_red_and_a_dark_one_in_luminance() -> None:
+    rng = np.random.default_rng(0)
+    light = np.full((40, 40, 3), 230, np.uint8)
+    light[5:12, 5:12] = (90, 120, 200)  # a blue nucleus
+    light[20:36, 20:36] = (200, 120, 60)  # brown
+    rule = Normalisation("percentile", 0, 100, "bright-objects", rgb="nuclear-stain")
+    card = ModelCard("stain", NetworkConfig(), (ClassInfo("a"),), normalisation=rule)
+    source = Source(Image.from_array(light, "YXS"), card)
+    whole = (slice(0, 40), slice(0, 40))
+    assert np.array_equal(source.read(source.parts[0], whole)[0], light[..., 0])
+    dark = rng.integers(0, 9, (40, 40, 3)).astype(np.uint8)
+    dark[5:12, 5:12, 2] = 250
+    source = Source(Image.from_array(dark, "YXS"), card)
+    expected = dark @ np.array([0.299, 0.587, 0.114], np.float32)
+    np.testing.assert_allclose(source.read(source.parts[0], whole)[0], expected, rtol=1e-5)

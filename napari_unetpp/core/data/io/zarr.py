@@ -19,7 +19,7 @@ from napari_unetpp.core.data.io.atomic import StagedSink, hidden_beside, remove
 from napari_unetpp.core.data.io.formats import is_zarr
 from napari_unetpp.core.data.io.medical import optional
 from napari_unetpp.core.data.io.ngff import read_multiscales, stored_axes, write_attributes
-from napari_unetpp.core.data.lazy import MappedArray
+from napari_unetpp.core.data.lazy import MappedArray, StoredArray
 from napari_unetpp.core.errors import FileError, InputError
 
 _CHUNK_PLANE = 512
@@ -57,7 +57,14 @@ def read_zarr(path: Path, *, name: str) -> Image:
         node = zarr.open(str(path), mode="r")
         if isinstance(node, zarr.Array):
             return Image(
-                node, guess_axes(node.shape), None, None, None, name, path, {"format": "zarr"}
+                StoredArray(node, path),
+                guess_axes(node.shape),
+                None,
+                None,
+                None,
+                name,
+                path,
+                {"format": "zarr"},
             )
         node, folder = _image_group(node, path)
         said = read_multiscales(dict(node.attrs), folder)
@@ -71,7 +78,16 @@ def read_zarr(path: Path, *, name: str) -> Image:
             f"{path} was expected to be an OME-Zarr, but it is damaged "
             f"({' '.join(str(error).split())[:120]}); copy or export it again."
         ) from error
-    return Image(array, said.axes, said.spacing, said.unit, None, name, path, said.metadata)
+    return Image(
+        StoredArray(array, path),
+        said.axes,
+        said.spacing,
+        said.unit,
+        None,
+        name,
+        path,
+        said.metadata,
+    )
 
 
 def _image_group(node: Any, path: Path) -> tuple[Any, Path]:

@@ -12,7 +12,8 @@ import zarr
 from napari_unetpp.core.data.image import Image
 from napari_unetpp.core.data.io import open_sink, read_image
 from napari_unetpp.core.data.io import zarr as zarr_module
-from napari_unetpp.core.errors import InputError
+from napari_unetpp.core.data.lazy import StoredArray
+from napari_unetpp.core.errors import FileError, InputError
 
 VALUES = np.arange(2 * 3 * 4 * 8 * 10, dtype=np.uint16).reshape(2, 3, 4, 8, 10)
 NAMES = [("t", "time", "second"), ("c", "channel", None), ("z", "space", "micrometer"),
@@ -46,7 +47,7 @@ def make(path: Path, version: str) -> Path:
 @pytest.mark.parametrize("version", ["0.1", "0.3", "0.4", "0.5"])
 def test_versions_are_read(tmp_path: Path, version: str) -> None:
     image = read_image(make(tmp_path / "cells.ome.zarr", version))
-    assert isinstance(image.data, zarr.Array)
+    assert isinstance(image.data, StoredArray)
     assert image.axes == "TCZYX"
     assert image.name == "cells"
     assert image.channel_names == ("DAPI", "GFP", "Cy5")
@@ -153,3 +154,20 @@ def test_a_plate_is_refused_with_an_example(tmp_path: Path) -> None:
     root.attrs["ome"] = {"version": "0.5", "plate": {"wells": []}}
     with pytest.raises(InputError, match="is a plate or a well, expected one image"):
         read_image(tmp_path / "p.zarr")
+
+
+def test_a_damaged_chunk_is_told_in_words_when_it_is_read(tmp_path: Path) -> None:
+    array = np.random.default_rng(0).integers(0, 255, (256, 256)).astype(np.uint8)
+    path = tmp_path / "d.ome.zarr"
+    like = Image.from_array(array, "YX")
+    with open_sink(
+        path, like=like, axes="YX", dtype=array.dtype, shape=array.shape, kind="labels"
+    ) as sink:
+        sink[...] = array
+        sink.commit()
+    chunks = [p for p in path.rglob("*") if p.is_file() and "zarr" not in p.name]
+    for chunk in chunks:
+        chunk.write_bytes(chunk.read_bytes()[:7])
+    image = read_image(path)
+    with pytest.raises(FileError, match=r"its pixels are damaged at \[0:64, 0:64\] .* copy"):
+        np.asarray(image.data[:64, :64])
