@@ -8,6 +8,7 @@ so an oblique one stays oblique in the model's grid. This module must not know f
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +27,8 @@ DEFAULT_ORIENTATION = "SPL"
 # Closer than this a spacing counts as the model's: resampling would blur and gain nothing.
 _SAME_SPACING = 0.01
 _ANTIALIAS_FROM = 1.5
+# Beyond these bounds a spacing is wrong by a unit, and resampling would fill the memory.
+_LARGEST_STEP, _MOST_GROWTH, _MOST_VOXELS = 50.0, 64, 2**28
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,6 +185,11 @@ class GridMap:
         card : ModelCard
             Its orientation (input's if None) and spacing (input's if None) are met; a 2D
             model resamples Y and X alone.
+
+        Raises
+        ------
+        InputError
+            If the two spacings are so far apart that one must be wrong.
         """
         order, flips = (0, 1, 2), (False, False, False)
         if card.orientation is not None:
@@ -193,6 +201,7 @@ class GridMap:
         for axis, value in zip(range(3 - len(wanted), 3), wanted, strict=True):
             if abs(value / target[axis] - 1) > _SAME_SPACING:
                 target[axis] = value
+        _check_spacing(turned, target, card)
         return cls(grid, _respaced(turned, target), order, flips)
 
     @property
@@ -281,6 +290,26 @@ class GridMap:
 
     def _flip(self) -> tuple[slice, ...]:
         return tuple(slice(None, None, -1 if f else None) for f in self.flips)
+
+
+def _check_spacing(grid: Grid, target: Sequence[float], card: ModelCard) -> None:
+    """Refuse a spacing that looks like a slip, before memory is taken for its grid."""
+    steps = np.asarray(target) / np.asarray(grid.spacing)
+    voxels = float(np.prod(np.maximum(1.0, np.asarray(grid.shape) / steps)))
+    absurd = (np.maximum(steps, 1 / steps) > _LARGEST_STEP).any()
+    if not absurd and voxels <= max(_MOST_GROWTH * math.prod(grid.shape), _MOST_VOXELS):
+        return
+    factor = millimetres(card.spacing_unit) or 1.0
+    given, wanted = (
+        ", ".join(f"{v / factor:.4g}" for v in values[-len(card.axes) :])
+        for values in (list(grid.spacing), list(target))
+    )
+    slip = "micrometres given as mm" if (steps < 1).any() else "mm given as micrometres"
+    raise InputError(
+        f"the image's spacing ({given} {card.spacing_unit}) is too far from that of the model "
+        f"{card.name} ({wanted} {card.spacing_unit}), a grid of {voxels:.3g} voxels; probably a "
+        f"slip of the unit ({slip}?): correct --spacing, or the file's own."
+    )
 
 
 def _check_shape(volume: NDArray[Any], shape: tuple[int, ...]) -> None:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from napari_unetpp.core.axes import Part
 from napari_unetpp.core.data.geometry import Grid, GridMap, grid_of
 from napari_unetpp.core.data.preprocess import Normaliser, count_non_finite
+from napari_unetpp.core.errors import OutOfMemory
 from napari_unetpp.core.events import Note
 from napari_unetpp.core.run.source import Source
 from napari_unetpp.core.run.tiling import Tile, read_window
@@ -112,7 +113,10 @@ class MappedSpace:
         first tile.
         """
         if self._volume is None or part is not self._part:
-            self._volume = self._resampled(part, normalisers)
+            try:
+                self._volume = self._resampled(part, normalisers)
+            except MemoryError as error:
+                raise self._too_large() from error
             self._part = part
         volume = self._volume
         window = read_window(lambda r: volume[(slice(None), *r)], tile.window, self.shape)
@@ -122,8 +126,19 @@ class MappedSpace:
     def restore(self, probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
         """Interpolate one channel linearly on the image's grid."""
         volume = probabilities.reshape(self._map.model_shape)
-        restored = self._map.to_input(volume, order=1).reshape(self._source.shape)
+        try:
+            restored = self._map.to_input(volume, order=1).reshape(self._source.shape)
+        except MemoryError as error:
+            raise self._too_large() from error
         return np.asarray(restored, dtype=np.float32)
+
+    def _too_large(self) -> OutOfMemory:
+        """Return the error that says so: smaller tiles would not help."""
+        own, model = ("x".join(map(str, shape)) for shape in (self._source.shape, self.shape))
+        return OutOfMemory(
+            f"the image ({own}), resampled to the model's grid ({model}), does not fit into "
+            "memory; close other programs or crop the image."
+        )
 
     def _resampled(self, part: Part, normalisers: list[Normaliser]) -> NDArray[np.float32]:
         self._volume = None  # before the next one is made
@@ -165,7 +180,7 @@ def space_for(source: Source) -> Space:
     Raises
     ------
     InputError
-        If the card asks for a spacing and the image has none.
+        If the card asks for a spacing and the image has none, or one that must be wrong.
     """
     card = source.card
     if card.spacing is None and card.orientation is None:

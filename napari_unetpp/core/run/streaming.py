@@ -181,7 +181,7 @@ def stream(
     Raises
     ------
     OutOfMemory
-        If the smallest tile does not fit on any device.
+        If the smallest tile does not fit on any device, or `load` raises it.
     """
     queue = _Queue(plan, planes)
     most = math.inf
@@ -239,6 +239,8 @@ def _attempt(
         x = np.stack([window for window, _ in loaded])  # (N, C, *space)
         found = runner.probabilities(x, level, crop=batch[0][1].inner)
         return found, [bad for _, bad in loaded]
+    except OutOfMemory:  # already judged: what ran out is no tile
+        raise
     except (MemoryError, RuntimeError) as error:
         if not memory.is_out_of_memory(error):
             raise

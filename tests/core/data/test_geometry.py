@@ -187,6 +187,32 @@ def test_a_2d_model_resamples_planes() -> None:
     assert GridMap.for_card(grid, flat).model_shape == (1, 10, 15)
 
 
+@pytest.mark.parametrize(
+    ("spacing", "given", "slip"),
+    [
+        ((3000.0, 1000.0, 1000.0), "3000, 1000, 1000", "micrometres given as mm"),
+        ((0.003, 0.001, 0.001), "0.003, 0.001, 0.001", "mm given as micrometres"),
+        ((40.0, 40.0, 40.0), "40, 40, 40", "micrometres given as mm"),  # 6e9 voxels
+    ],
+)
+def test_a_spacing_of_another_unit_is_refused(
+    spacing: tuple[float, ...], given: str, slip: str
+) -> None:
+    source = Grid.from_spacing((100, 512, 512), spacing)
+    with pytest.raises(InputError) as caught:
+        GridMap.for_card(source, card((3.0, 1.0, 1.0), "SPL"))
+    message = str(caught.value)
+    assert f"the image's spacing ({given} mm)" in message
+    assert "the model organs (3, 1, 1 mm)" in message
+    assert slip in message
+
+
+def test_a_small_coarse_volume_may_grow() -> None:
+    source = Grid.from_spacing((8, 16, 16), (20.0, 20.0, 20.0))
+    way = GridMap.for_card(source, card((1.0, 1.0, 1.0), "SPL"))
+    assert way.model_shape == (160, 320, 320)  # 8000 times as many, and yet few
+
+
 def test_a_missing_spacing_is_asked_for() -> None:
     image = Image.from_array(np.zeros((3, 4, 5)), name="scan")
     words = r"organs works at a spacing of 2.5, 1, 1 mm, but scan .* give --spacing \(Z, Y, X\)"
