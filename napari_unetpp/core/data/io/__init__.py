@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import DTypeLike
 
-from napari_unetpp.core.axes import parse_axes, spatial
+from napari_unetpp.core.axes import SPATIAL, parse_axes, spatial
 from napari_unetpp.core.data.image import Image
 from napari_unetpp.core.data.io.atomic import Sink
 from napari_unetpp.core.data.io.dicom import read_dicom
@@ -143,13 +143,31 @@ def _read(path: Path, axes: str | None, spacing: Sequence[float] | None, *, labe
     return image if spacing is None else image.with_spacing(spacing)
 
 
+# What a header says of the letters that the file gave; it is wrong once they change places.
+_OF_LETTERS = ("nifti_header", "nrrd", "nrrd_directions", "nrrd_axes")
+
+
 def _with_axes(image: Image, axes: str) -> Image:
-    """Return the image with the user's axes; each spatial letter keeps its spacing."""
+    """Return the image with the user's axes.
+
+    Where Z, Y and X change places among themselves, size and direction stay with the axis of
+    the array; else each letter keeps its own.
+    """
     named = parse_axes(axes, image.shape)
+    before, after = ([a for a in letters if a in SPATIAL] for letters in (image.axes, named))
+    if before == after:
+        return image.replace(axes=named)
     size = dict(zip(spatial(image.axes), image.spacing or (), strict=False))
-    spacing = tuple(size[a] for a in spatial(named)) if set(spatial(named)) <= set(size) else None
-    same = [a for a in named if a in "ZYX"] == [a for a in image.axes if a in "ZYX"]
-    return image.replace(axes=named, spacing=spacing, affine=image.affine if same else None)
+    affine = None
+    if all((a in SPATIAL) == (b in SPATIAL) for a, b in zip(image.axes, named, strict=True)):
+        was = dict(zip(after, before, strict=True))
+        size = {a: size[was[a]] for a in after} if set(size) == set(after) == set(before) else {}
+        if image.affine is not None and size:
+            columns = [SPATIAL.index(was.get(a, a)) for a in SPATIAL]
+            affine = image.affine[:, [*columns, 3]]
+    spacing = tuple(size[a] for a in spatial(named)) if set(after) <= set(size) else None
+    metadata = {k: v for k, v in image.metadata.items() if k not in _OF_LETTERS}
+    return image.replace(axes=named, spacing=spacing, affine=affine, metadata=metadata)
 
 
 def open_sink(

@@ -109,6 +109,11 @@ def detect(path: Path) -> str:
             f"{path} was expected to be {_NAMES[claimed]} as its name says, but it starts with "
             f"{what}; it is damaged or has the wrong name."
         )
+    if path.suffix.lower() == ".img" and path.with_suffix(".hdr").exists():
+        raise FileError(
+            f"{path} holds the values of an image whose description is in another file; "
+            f"give {path.with_suffix('.hdr').name}."
+        )
     raise FileError(
         f"{path} has a format that cannot be read ({split_name(path)[1] or 'no extension'}); "
         f"convert it to {READABLE_TEXT}."

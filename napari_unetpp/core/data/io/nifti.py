@@ -6,6 +6,8 @@ for vectors. This module must not know other formats.
 
 from __future__ import annotations
 
+import contextlib
+import gzip
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,14 +21,17 @@ from napari_unetpp.core.data.image import Image, millimetres
 from napari_unetpp.core.data.io.atomic import BufferSink, narrow_labels
 from napari_unetpp.core.data.io.formats import split_name
 from napari_unetpp.core.data.io.medical import affine_spacing, optional, swap_affine
+from napari_unetpp.core.data.lazy import DiskArray, MappedArray, ScaledArray
 from napari_unetpp.core.errors import FileError, InputError
 
+# Above this the values of an uncompressed file are read from disk block by block.
+LAZY_FROM_BYTES = 64 * 2**20
 _UNITS = {"unknown": 1.0, "mm": 1.0, "meter": 1e3, "micron": 1e-3}
 _VECTOR = 1007  # NIFTI_INTENT_VECTOR
 
 
 def read_nifti(path: Path, *, name: str) -> Image:
-    """Read a .nii or .nii.gz; an uncompressed one without scaling stays on disk.
+    """Read a NIfTI, whatever its name; a large uncompressed one stays on disk.
 
     Parameters
     ----------
@@ -52,10 +57,14 @@ def read_nifti(path: Path, *, name: str) -> Image:
     """
     nib = optional("nibabel", f"reading {path.name} (NIfTI)")
     try:
-        image = nib.load(path)
-        header = image.header
-        data = _values(image, path)
-    except (OSError, EOFError, zlib.error, ValueError, nib.filebasedimages.ImageFileError) as error:
+        with contextlib.ExitStack() as files:
+            image, plain = _load(nib, path, files)
+            header = image.header
+            data = _values(image, path, plain)
+    except (
+        OSError, EOFError, zlib.error, ValueError, nib.filebasedimages.ImageFileError,
+        nib.spatialimages.HeaderDataError,
+    ) as error:  # fmt: skip
         if isinstance(error, InputError):
             raise
         raise FileError(
@@ -63,6 +72,8 @@ def read_nifti(path: Path, *, name: str) -> Image:
             f"({' '.join(str(error).split())[:120]}); copy or export it again."
         ) from error
     axes, array = _our_axes(data, header, path)
+    if isinstance(array, np.memmap) and array.nbytes > LAZY_FROM_BYTES:
+        array = _on_disk(array, image.dataobj)
     factor = _UNITS.get(header.get_xyzt_units()[0], 1.0)
     zooms = [float(z) * factor for z in header.get_zooms()[:3]]
     space = spatial(axes)
@@ -77,8 +88,33 @@ def read_nifti(path: Path, *, name: str) -> Image:
     return Image(array, axes, spacing, "mm", affine, name, path, metadata)
 
 
-def _values(image: Any, path: Path) -> Any:
-    """Return the array in the file's order: memory map, array, or float32 where scaled."""
+def _load(nib: Any, path: Path, files: contextlib.ExitStack) -> tuple[Any, Path | None]:
+    """Open an image by what is in the file, and say which file holds its values plainly.
+
+    nibabel alone goes by the name, and takes a whole file with another name for a damaged one.
+    """
+    stream: Any = files.enter_context(path.open("rb"))
+    packed = stream.read(2) == b"\x1f\x8b"
+    stream.seek(0)
+    if packed:
+        stream = files.enter_context(gzip.GzipFile(fileobj=stream))
+    start = stream.read(348)
+    stream.seek(0)
+    second = start[4:8] == b"n+2\0"
+    if not second and start[344:348] != b"n+1\0":  # header and values are two files
+        image = nib.load(path)
+        values = Path(image.file_map["image"].filename)
+        return image, None if values.suffix.lower() in (".gz", ".bz2", ".zst") else values
+    kind = nib.Nifti2Image if second else nib.Nifti1Image
+    holder = nib.fileholders.FileHolder(fileobj=stream)
+    return kind.from_file_map({"image": holder}, mmap=False), None if packed else path
+
+
+def _values(image: Any, path: Path, plain: Path | None) -> Any:
+    """Return the array in the file's order: memory map, array, or float32 where scaled.
+
+    The map of a large file is as it was stored: neither scaled nor in this machine's byte order.
+    """
     stored = image.header.get_data_dtype()
     if stored.fields is not None or stored.kind not in "buif":
         raise InputError(
@@ -86,10 +122,31 @@ def _values(image: Any, path: Path) -> Any:
             "integers or floats."
         )
     proxy = image.dataobj
-    if (proxy.slope, proxy.inter) != (1.0, 0.0):
+    scaled = _is_scaled(proxy)
+    array: Any = None
+    if plain is not None and 0 not in proxy.shape:
+        # nibabel maps copy-on-write, and such pages can never be given back.
+        array = np.memmap(plain, proxy.dtype, "r", proxy.offset, proxy.shape, order="F")
+        if array.nbytes > LAZY_FROM_BYTES:
+            return array
+    if scaled:
         return np.asarray(proxy, dtype=np.float32)
-    array = np.asanyarray(proxy)
+    array = np.asanyarray(proxy) if array is None else array
     return array.astype(array.dtype.newbyteorder("="), copy=False)
+
+
+def _is_scaled(proxy: Any) -> bool:
+    return (float(proxy.slope), float(proxy.inter)) != (1.0, 0.0)
+
+
+def _on_disk(mapped: np.memmap[Any, Any], proxy: Any) -> Any:
+    """Return a map of stored values as a lazy array of what they mean."""
+    array = DiskArray(mapped)
+    if _is_scaled(proxy):
+        return ScaledArray(array, float(proxy.slope), float(proxy.inter))
+    return (
+        array if mapped.dtype.isnative else MappedArray(array, dtype=mapped.dtype.newbyteorder("="))
+    )
 
 
 def _our_axes(data: Any, header: Any, path: Path) -> tuple[str, NDArray[Any]]:

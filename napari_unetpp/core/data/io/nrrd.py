@@ -26,6 +26,8 @@ _SPACES = {
     "left-posterior-superior": (-1, -1, 1), "lps": (-1, -1, 1),
 }  # fmt: skip
 _KEPT = ("space", "space dimension", "space origin", "space units", "measurement frame")
+# One value an axis, meaningful where spacings say all; what stands where nothing is known.
+_KEPT_OF_AXES = {"axis mins": np.nan, "thicknesses": np.nan, "units": ""}
 _SPACE_KINDS = ("domain", "space")
 _LETTERS = {
     "rgb-color": "S", "rgba-color": "S", "vector": "C", "list": "T", "time": "T", "point": "C",
@@ -72,7 +74,17 @@ def read_nrrd(path: Path, *, name: str) -> Image:
         if letter in "XYZ"
     }
     kept = {key: header[key] for key in _KEPT if key in header}
-    metadata = {"format": "nrrd", "nrrd": kept, "nrrd_directions": by_letter}
+    of_axes = {
+        key: {
+            letter: header[key][array.ndim - 1 - place]
+            for letter, place in zip(axes, order, strict=True)
+        }
+        for key in _KEPT_OF_AXES
+        if len(header.get(key, ())) == array.ndim
+    }
+    metadata = {
+        "format": "nrrd", "nrrd": kept, "nrrd_directions": by_letter, "nrrd_axes": of_axes,
+    }  # fmt: skip
     affine, spacing, unit = _geometry(header, by_letter, axes)
     return Image(array, axes, spacing, unit, affine, name, path, metadata)
 
@@ -184,7 +196,7 @@ def write_nrrd(array: NDArray[Any], axes: str, path: Path, like: Image) -> None:
     kinds = {"C": "vector", "T": "list", "P": "list"}
     header["kinds"] = [kinds.get(a, "domain") for a in fast_first]
     header["encoding"] = "gzip"
-    if columns and "space" in header:
+    if columns and ("space" in header or "space dimension" in header):
         size = len(next(iter(columns.values())))
         none = np.full(size, np.nan)
         header["space directions"] = np.array([columns.get(a, none) for a in fast_first])
@@ -192,6 +204,8 @@ def write_nrrd(array: NDArray[Any], axes: str, path: Path, like: Image) -> None:
         header["spacings"] = [
             float(np.linalg.norm(columns[a])) if a in columns else np.nan for a in fast_first
         ]
+        for key, values in like.metadata.get("nrrd_axes", {}).items():
+            header[key] = [values.get(a, _KEPT_OF_AXES[key]) for a in fast_first]
     nrrd.write(str(path), data, header, index_order="C", compression_level=4)
 
 

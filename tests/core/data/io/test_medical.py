@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import gzip
+import sys
 from pathlib import Path
 
 import nibabel
 import nrrd
 import numpy as np
+import psutil
 import pydicom
 import pytest
 from pydicom.dataset import FileDataset, FileMetaDataset
@@ -15,7 +17,9 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 from napari_unetpp.core.data.geometry import Grid
 from napari_unetpp.core.data.image import Image
+from napari_unetpp.core.data.io import nifti as nifti_module
 from napari_unetpp.core.data.io import open_sink, output_path, read_image, read_labels
+from napari_unetpp.core.data.lazy import DiskArray, MappedArray, ScaledArray
 from napari_unetpp.core.errors import FileError, InputError, MissingPackageError
 
 GEOMETRY = (
@@ -165,6 +169,121 @@ def test_an_nrrd_without_space(tmp_path: Path) -> None:
     assert image.affine is None
     nrrd.write(str(tmp_path / "b.nrrd"), np.zeros((4, 5), np.uint8))
     assert read_image(tmp_path / "b.nrrd").axes == "YX"
+
+
+def test_a_large_uncompressed_nifti_is_read_by_blocks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nifti_module, "LAZY_FROM_BYTES", 0)
+    values = np.arange(4 * 5 * 6, dtype=np.int16).reshape(4, 5, 6)
+    for order in "<>":
+        stored = nibabel.Nifti1Image(values, oblique()).as_reoriented([[0, 1], [1, 1], [2, 1]])
+        header = stored.header.as_byteswapped(order)
+        nibabel.Nifti1Image(values, oblique(), header).to_filename(tmp_path / "a.nii")
+        image = read_image(tmp_path / "a.nii")
+        assert isinstance(image.data, DiskArray if order == "<" else MappedArray)
+        assert image.dtype == np.int16
+        assert image.dtype.isnative
+        np.testing.assert_array_equal(image.data[2:4, 1], values.T[2:4, 1])
+    raw = bytearray((tmp_path / "a.nii").read_bytes())
+    raw[112:120] = np.array([0.5, -1024], ">f4").tobytes()
+    (tmp_path / "a.nii").write_bytes(raw)
+    image = read_image(tmp_path / "a.nii")
+    assert isinstance(image.data, ScaledArray)
+    assert image.dtype == np.float32
+    np.testing.assert_array_equal(image.data[1:3, 2], values.T[1:3, 2] * 0.5 - 1024)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts the pages that Linux counts")
+def test_pages_of_a_large_nifti_can_be_given_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nifti_module, "LAZY_FROM_BYTES", 0)
+    values = np.zeros((256, 256, 128), np.int16)
+    nibabel.save(nibabel.Nifti1Image(values, np.eye(4)), tmp_path / "a.nii")
+    image = read_image(tmp_path / "a.nii")
+    image.data._limit = 0
+    resident = []
+    for plane in range(128):
+        image.data[plane].sum()
+        resident.append(psutil.Process().memory_info().shared)
+    # The file is 16 MB; without giving back they would all be held at the end.
+    assert max(resident[8:]) - resident[0] < 8e6
+
+
+@pytest.mark.parametrize("kind", [nibabel.Nifti1Image, nibabel.Nifti2Image])
+def test_a_nifti_is_known_by_its_bytes_and_not_by_its_name(tmp_path: Path, kind: type) -> None:
+    values = np.arange(4 * 5 * 6, dtype=np.int16).reshape(4, 5, 6)
+    kind(values, oblique()).to_filename(tmp_path / "a.nii")
+    kind(values, oblique()).to_filename(tmp_path / "a.nii.gz")
+    (tmp_path / "a.nii").rename(tmp_path / "odd.dat")
+    (tmp_path / "a.nii.gz").rename(tmp_path / "packed.nii")
+    for name in ("odd.dat", "packed.nii"):
+        image = read_image(tmp_path / name)
+        np.testing.assert_array_equal(np.asarray(image.data), values.T)
+        np.testing.assert_allclose(image.spacing, (2.5, 0.8, 0.7), rtol=1e-6)
+
+
+def test_a_nifti_in_two_files_is_read_by_its_header(tmp_path: Path) -> None:
+    values = np.arange(4 * 5 * 6, dtype=np.int16).reshape(4, 5, 6)
+    nibabel.Nifti1Pair(values, oblique()).to_filename(tmp_path / "a.hdr")
+    np.testing.assert_array_equal(np.asarray(read_image(tmp_path / "a.hdr").data), values.T)
+    with pytest.raises(FileError, match=r"description is in another file; give a\.hdr\."):
+        read_image(tmp_path / "a.img")
+
+
+def test_an_nrrd_of_a_nameless_space_keeps_its_directions(tmp_path: Path) -> None:
+    header = {
+        "space dimension": 3, "space directions": oblique()[:3, :3].T,
+        "space origin": oblique()[:3, 3], "kinds": ["domain"] * 3,
+    }  # fmt: skip
+    nrrd.write(str(tmp_path / "in.nrrd"), np.zeros((4, 5, 6), np.uint8), header)
+    image = read_image(tmp_path / "in.nrrd")
+    said = nrrd.read_header(
+        str(save(tmp_path / "out.nrrd", image, np.zeros((6, 5, 4), np.uint8), "ZYX"))
+    )
+    assert said["space dimension"] == 3
+    np.testing.assert_array_equal(said["space directions"], oblique()[:3, :3].T)
+    np.testing.assert_array_equal(said["space origin"], oblique()[:3, 3])
+
+
+def test_an_nrrd_of_spacings_keeps_what_it_says_of_each_axis(tmp_path: Path) -> None:
+    header = {
+        "spacings": [np.nan, 1.0, 2.0, 3.0], "axis mins": [np.nan, -5.0, 6.5, 7.0],
+        "thicknesses": [np.nan, np.nan, np.nan, 2.5], "units": ["", "mm", "mm", "um"],
+        "kinds": ["vector", "domain", "domain", "domain"],
+    }  # fmt: skip
+    nrrd.write(str(tmp_path / "in.nrrd"), np.zeros((2, 4, 5, 6), np.uint8), header)
+    image = read_image(tmp_path / "in.nrrd")
+    assert image.axes == "ZYXC"
+    said = nrrd.read_header(
+        str(save(tmp_path / "out.nrrd", image, np.zeros((6, 5, 4), np.uint8), "ZYX"))
+    )
+    assert said["spacings"].tolist() == [1.0, 2.0, 3.0]
+    assert said["axis mins"].tolist() == [-5.0, 6.5, 7.0]
+    np.testing.assert_array_equal(said["thicknesses"], [np.nan, np.nan, 2.5])
+    assert said["units"] == ["mm", "mm", "um"]
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nrrd"])
+def test_axes_of_the_user_turn_the_geometry_too(tmp_path: Path, suffix: str) -> None:
+    values = np.arange(4 * 5 * 6, dtype=np.int16).reshape(4, 5, 6)
+    nibabel.save(nibabel.Nifti1Image(values, oblique()), tmp_path / "in.nii")
+    like = read_image(tmp_path / "in.nii")
+    source = save(tmp_path / f"a{suffix}", like, values.T.astype(np.uint8), "ZYX")
+    image = read_image(source, axes="XZY")
+    np.testing.assert_allclose(image.spacing, (0.8, 0.7, 2.5), rtol=1e-6)
+    # Voxel x=3, z=2, y=1 of the image as named is voxel z=3, y=2, x=1 of the file.
+    where = oblique() @ (1, 2, 3, 1)
+    np.testing.assert_allclose(image.affine @ (2, 1, 3, 1), where, rtol=1e-5)
+    back = read_image(save(tmp_path / f"b{suffix}", image, np.asarray(image.data), "XZY"))
+    assert back.axes == "ZYX"
+    assert back.data[2, 1, 3] == values[1, 2, 3]
+    np.testing.assert_allclose(back.affine @ (2, 1, 3, 1), where, rtol=1e-5)
+    # An axis that is no longer spatial leaves no direction that could be trusted.
+    named = read_image(source, axes="TYX")
+    assert named.affine is None
+    assert not {"nifti_header", "nrrd_directions"} & set(named.metadata)
 
 
 def dicom_slice(folder: Path, k: int, z: float, series: str, **changes: object) -> None:
