@@ -172,7 +172,7 @@ def measure_levels(
             agreement = compare(np.asarray(reference)[None], np.asarray(result)[None], 0.5)
             row[name] = {
                 "peak_mib": peak,
-                "ran_in": runner.device.precision,
+                "ran_in": runner.precision_of(level),
                 "difference": agreement.difference,
                 "turned": agreement.turned,
             }

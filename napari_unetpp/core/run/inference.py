@@ -275,7 +275,7 @@ def _predict(job: _Job, sink: Any) -> Generator[Event, None, Prediction]:
         axes=job.axes,
         shape=job.shape,
         device=runner.device.kind,
-        precision=runner.device.precision,
+        precision=runner.precision_of(job.level),
         n_tiles=done,
         seconds=time.perf_counter() - start,
         pixels=len(parts) * math.prod(job.source.shape),

@@ -28,6 +28,7 @@ from napari_unetpp.core.run.precision import (
     DTYPES,
     MAX_DIFFERENCE,
     Agreement,
+    Precision,
     compare,
     probe_region,
 )
@@ -53,7 +54,9 @@ def seed_everything(seed: int) -> None:
 
 
 class Runner:
-    """A model on a device: batch norm folded, channels last, precision checked once.
+    """A model on a device: batch norm folded, channels last, precision checked by level.
+
+    A level that a reduced precision does not serve runs in float32; the others stay.
 
     Parameters
     ----------
@@ -67,7 +70,8 @@ class Runner:
     card : ModelCard
         The model's card.
     device : Device
-        Where it runs now; changes with a fallback.
+        Where it runs now, and the precision that was chosen; changes with a fallback to the
+        CPU. What a level runs in is for :meth:`precision_of` to say.
     notes : list of Note
         Fallbacks that happened, in order.
     agreements : dict
@@ -82,6 +86,7 @@ class Runner:
         own = copy.deepcopy(model.network).eval().requires_grad_(False).float().cpu()
         self._master: NestedUNet = fold_batch_norm(own)
         self._network = self._place(DTYPES[device.precision])
+        self._exact: NestedUNet | None = None  # in float32, once a level needs it
 
     def _place(self, dtype: torch.dtype) -> NestedUNet:
         network = copy.deepcopy(self._master).eval().requires_grad_(False)
@@ -112,6 +117,20 @@ class Runner:
             )
         return level
 
+    def precision_of(self, level: Level) -> Precision:
+        """Return the precision of a level: float32 if the device's own was found wanting."""
+        found = self.agreements.get(level)
+        return self.device.precision if found is None or found.good else "float32"
+
+    def _network_of(self, level: Level) -> NestedUNet:
+        found = self.agreements.get(level)
+        return self._network if found is None or found.good else self._in_float32()
+
+    def _in_float32(self) -> NestedUNet:
+        if self._exact is None:
+            self._exact = self._place(torch.float32)
+        return self._exact
+
     def probabilities(
         self, x: NDArray[np.float32], level: Level, crop: tuple[slice, ...] | None = None
     ) -> NDArray[np.float32]:
@@ -138,14 +157,17 @@ class Runner:
         """
         self.stage_of(level)
         self._check_precision(x, level)
-        with torch.inference_mode(), self._arithmetic():
-            result = self._run(self._network, self._to_device(x), level)
+        network = self._network_of(level)
+        with torch.inference_mode(), self._arithmetic(network):
+            result = self._run(network, self._to_device(x, network), level)
             if crop is not None:
                 result = result[(slice(None), slice(None), *crop)]
             return _to_host(result)
 
     def levels(self, x: NDArray[np.float32]) -> Iterator[tuple[int, NDArray[np.float32]]]:
         """Run one trained level after the other, each from the kept nodes of those before.
+
+        After a level that needs float32 the deeper ones run in it too, for its nodes.
 
         Parameters
         ----------
@@ -163,10 +185,14 @@ class Runner:
         network = self._network
         tensor: Tensor | None = None
         for level in sorted(self.card.levels_trained):
-            self._check_precision(x, level)
-            if tensor is None or network is not self._network:  # fell back: nodes do not fit
-                network, nodes, tensor = self._network, None, self._to_device(x)
-            with torch.inference_mode(), self._arithmetic():
+            if network is self._network:
+                self._check_precision(x, level)
+                network = self._network_of(level)
+                if network is not self._network:  # fell back: nodes do not fit
+                    nodes = tensor = None
+            if tensor is None:
+                tensor = self._to_device(x, network)
+            with torch.inference_mode(), self._arithmetic(network):
                 nodes = network.run_stages(tensor, level, nodes)
                 result = network.probabilities(network.head(level, nodes).float())
                 found = _to_host(result)
@@ -176,20 +202,21 @@ class Runner:
         """Move the network to the CPU and add a Note that says `why`."""
         self.device = choose_device("cpu")
         self.agreements.clear()
+        self._exact = None
         self._network = self._place(DTYPES[self.device.precision])
         self.notes.append(Note(f"{why}; going on with the CPU.", "fallback-cpu"))
 
-    def _to_device(self, x: NDArray[np.float32]) -> Tensor:
+    def _to_device(self, x: NDArray[np.float32], network: NestedUNet) -> Tensor:
         tensor = torch.from_numpy(np.ascontiguousarray(x, dtype=np.float32))
-        first = next(self._network.parameters())
+        first = next(network.parameters())
         tensor = tensor.to(device=first.device, dtype=first.dtype)
         return tensor.contiguous(memory_format=self._layout())  # (N, C, *space)
 
-    def _arithmetic(self) -> AbstractContextManager[None]:
+    def _arithmetic(self, network: NestedUNet) -> AbstractContextManager[None]:
         if self.device.kind != "cuda":
             return nullcontext()
         # "float32" means float32: TF32 keeps 10 bits of it, and tiles would not fit to 1e-5.
-        exact = self.device.precision == "float32"
+        exact = next(network.parameters()).dtype == torch.float32
         return cast(
             AbstractContextManager[None],
             torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=not exact),
@@ -209,34 +236,28 @@ class Runner:
         threshold = None
         if self.card.network.activation == "sigmoid":
             threshold = self.card.threshold
-        with torch.inference_mode(), self._arithmetic():
-            reduced = _to_host(self._run(self._network, self._to_device(piece), level))
-        exact = self._place(torch.float32)
-        tensor = torch.from_numpy(np.ascontiguousarray(piece)).to(self.device.kind)
-        with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-            reference = _to_host(
-                self._run(exact, tensor.contiguous(memory_format=self._layout()), level)
-            )
+        exact = self._exact or self._place(torch.float32)  # kept if a level needs it alone
+        reference, reduced = (self._on_piece(piece, net, level) for net in (exact, self._network))
         found = compare(reference, reduced, threshold)
         self.agreements[level] = found
         if found.good:
             return
+        self._exact = exact
+        name = level if level == "ensemble" else f"L{level}"
         self.notes.append(
             Note(
                 f"{self.device.precision} changed probabilities by up to {found.difference:.2g} "
                 f"(at most {MAX_DIFFERENCE:g} is accepted) and {100 * found.turned:.2g} % of the "
-                "pixels, so float32 is used.",
+                f"pixels at {name}, so float32 is used there.",
                 "precision-fallback",
             )
         )
-        self.device = Device(
-            self.device.kind,
-            self.device.name,
-            "float32",
-            self.device.reason,
-            "the reduced precision did not agree with float32.",
-        )
-        self._network = exact
+
+    def _on_piece(
+        self, piece: NDArray[np.float32], network: NestedUNet, level: Level
+    ) -> NDArray[np.float32]:
+        with torch.inference_mode(), self._arithmetic(network):
+            return _to_host(self._run(network, self._to_device(piece, network), level))
 
 
 def _to_host(x: Tensor) -> NDArray[np.float32]:

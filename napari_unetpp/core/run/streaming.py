@@ -87,13 +87,13 @@ def plan_tiles(
             raise InputError(f"a tile size must be a whole number of pixels, got {tile!r}.")
         return TilePlan(shape, stage, int(tile))
     kind = runner.device.kind
-    per_pixel = _bytes_per_pixel(runner, stage)
+    per_pixel = _bytes_per_pixel(runner, level)
     return TilePlan(shape, stage, default_core(shape, stage, per_pixel, memory.budget_bytes(kind)))
 
 
-def _bytes_per_pixel(runner: Runner, stage: int) -> float:
-    itemsize = DTYPES[runner.device.precision].itemsize
-    return memory.bytes_per_pixel(runner.card.network, stage, itemsize)
+def _bytes_per_pixel(runner: Runner, level: Level) -> float:
+    itemsize = DTYPES[runner.precision_of(level)].itemsize
+    return memory.bytes_per_pixel(runner.card.network, runner.stage_of(level), itemsize)
 
 
 class _Queue:
@@ -193,7 +193,7 @@ def stream(
         kind = runner.device.kind
         room = BATCH_PIXELS[kind] / pixels
         if room >= 2:
-            needed = pixels * _bytes_per_pixel(runner, plan.level)
+            needed = pixels * _bytes_per_pixel(runner, level)
             room = min(room, memory.budget_bytes(kind) / needed)
         return max(1, int(min(room, most)))
 

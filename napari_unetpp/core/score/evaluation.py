@@ -187,7 +187,11 @@ def _evaluate(
             evidence |= {object_evidence(part) for part in _parts(truth, card)}
         for level in levels:
             if number == 0:
+                # The precision of the level is settled here, so that all its times are of one.
+                before = len(runner.notes)
                 _warm_up(runner, image, level, channel)
+                yield from runner.notes[before:]
+                told |= {*runner.notes[before:]}
             tally = tallies[level]
             probabilities = yield from _run(runner, image, level, channel, tile, tally, told)
             pred = _class_labels(probabilities, card)
@@ -199,10 +203,9 @@ def _evaluate(
             done += 1
             yield ImageScored(done, len(work) * len(levels), image.name, level, found)
     as_objects = can_separate and (True in evidence or False not in evidence)
-    device = runner.device
     return Evaluation(
         model=card.name,
-        device=f"{device.kind} ({device.name}, {device.precision})",
+        device=_device_text(runner, levels),
         n_images=len(work),
         levels={str(level): tally.row(as_objects) for level, tally in tallies.items()},
         classes={
@@ -210,6 +213,19 @@ def _evaluate(
             for c in card.classes
         },
     )
+
+
+def _device_text(runner: Runner, levels: Sequence[Level]) -> str:
+    """Return the device and what the levels ran in: "cpu (NAME, bfloat16; L4 float32)"."""
+    by_precision: dict[str, list[str]] = {}
+    for level in levels:
+        name = level if level == "ensemble" else f"L{level}"
+        by_precision.setdefault(runner.precision_of(level), []).append(name)
+    words = [runner.device.precision] if runner.device.precision in by_precision else []
+    for precision, names in by_precision.items():
+        if precision != runner.device.precision:
+            words.append(f"{', '.join(names)} {precision}" if words else precision)
+    return f"{runner.device.kind} ({runner.device.name}, {'; '.join(words)})"
 
 
 def _load(image_source: Source, label_source: Source) -> tuple[Image, Image]:

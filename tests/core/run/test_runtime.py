@@ -341,9 +341,26 @@ def test_bfloat16_that_disagrees_falls_back_with_a_note(monkeypatch: pytest.Monk
     x = windows(1, 1, 32, 32)
     found = runner.probabilities(x, 2)
     assert np.array_equal(found, Runner(make_model(), FLOAT32).probabilities(x, 2))
-    assert runner.device.precision == "float32"
+    assert runner.precision_of(2) == "float32"
     assert [n.code for n in runner.notes] == ["precision-fallback"]
+    assert runner.notes[0].message.endswith("of the pixels at L2, so float32 is used there.")
     assert 0 < runner.agreements[2].difference < 0.1
+
+
+def test_a_level_that_disagrees_falls_back_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = windows(1, 1, 32, 32)
+    reduced, exact = Runner(make_model(), BFLOAT16), Runner(make_model(), FLOAT32)
+    reduced.agreements |= {1: Agreement(0.0, 0.0), 3: Agreement(0.0, 0.0)}
+    before = {k: reduced.probabilities(x, k) for k in (1, 3)}
+    monkeypatch.setattr(precision, "MAX_DIFFERENCE", 1e-9)
+    assert np.array_equal(reduced.probabilities(x, 2), exact.probabilities(x, 2))
+    for level in (1, 3):
+        again = reduced.probabilities(x, level)
+        assert np.array_equal(again, before[level])
+        assert not np.array_equal(again, exact.probabilities(x, level))
+    names = [reduced.precision_of(k) for k in (1, 2, 3)]
+    assert names == ["bfloat16", "float32", "bfloat16"]
+    assert len(reduced.notes) == 1
 
 
 def test_levels_survive_a_fallback_on_the_way(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,7 +25,8 @@ from napari_unetpp.core.errors import InputError
 from napari_unetpp.core.events import Event, Note, drain
 from napari_unetpp.core.model.modelfile import Model
 from napari_unetpp.core.nn.network import NestedUNet
-from napari_unetpp.core.run.runtime import Runner, choose_device
+from napari_unetpp.core.run.precision import Agreement
+from napari_unetpp.core.run.runtime import Device, Runner, choose_device
 from napari_unetpp.core.score.evaluation import Evaluation, ImageScored, evaluate
 
 DIM, BRIGHT = 0.6, 1.0
@@ -299,6 +300,41 @@ def test_notes_come_once_and_geometry_is_compared() -> None:
     notes = [e.code for e in events if isinstance(e, Note)]
     assert notes.count("label-geometry") == 1
     assert notes.count("non-finite") == 1
+
+
+def test_each_level_keeps_one_precision_and_the_device_says_which(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    heads = {k: [ABOVE_HALF] for k in (1, 2, 3)}
+    exact = runner_of(heads)
+    model = Model(exact.card, exact._master, Path("none"), "0" * 64)
+    runner = Runner(model, Device("cpu", "chip", "bfloat16", "a test"))
+    # Level 2 alone disagrees, whatever the hardware makes of it.
+    answers = iter([Agreement(0.0, 0.0), Agreement(0.5, 0.0), Agreement(0.0, 0.0)])
+    monkeypatch.setattr("napari_unetpp.core.run.runtime.compare", lambda *_: next(answers))
+    ran: list[tuple[int, torch.dtype]] = []
+    plain = NestedUNet.forward
+
+    def watched(self: NestedUNet, x: torch.Tensor, level: int) -> torch.Tensor:
+        ran.append((level, x.dtype))
+        return plain(self, x, level)
+
+    monkeypatch.setattr(NestedUNet, "forward", watched)
+    done: list[int] = []
+
+    def listen(event: Event) -> None:
+        if isinstance(event, ImageScored):
+            done.append(len(ran))
+        elif isinstance(event, Note):
+            notes.append(event.code)
+
+    notes: list[str] = []
+    found = drain(evaluate(runner, two_images(), (1, 2, 3)), listen)
+    assert found.device == "cpu (chip, bfloat16; L2 float32)"
+    assert notes.count("precision-fallback") == 1
+    low, full = torch.bfloat16, torch.float32
+    # The run that each event tells of is the last before it.
+    assert [ran[n - 1] for n in done] == [(1, low), (2, full), (3, low)] * 2
 
 
 def test_a_closed_evaluation_stops() -> None:
