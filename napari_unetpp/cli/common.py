@@ -58,6 +58,8 @@ def one_line(error: object) -> str:
 
 def tell(text: str) -> None:
     """Write one line for people to standard error, above a progress bar if there is one."""
+    if sys.stderr is None:  # nobody listens; tqdm would take standard output for it
+        return
     from tqdm import tqdm
 
     tqdm.write(one_line(text), file=sys.stderr)

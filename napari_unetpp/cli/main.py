@@ -50,21 +50,45 @@ def main(argv: Sequence[str] | None = None) -> int:
         _prepare_process()
     words = list(sys.argv[1:] if argv is None else argv)
     try:
-        code = _run(words)
+        try:
+            code = _run(words)
+        except SystemExit as leave:  # --help and --version, and SIGTERM
+            code = leave.code if isinstance(leave.code, int) else 0
         sys.stdout.flush()  # a closed pipe shows here and not at the interpreter's end
     except UNetPPError as error:
-        print(f"{PROGRAM}: error: {one_line(error)}", file=sys.stderr)
+        tell(f"{PROGRAM}: error: {one_line(error)}")
         return 2
     except KeyboardInterrupt:
         tell(f"{PROGRAM}: cancelled; what was not finished was not written.")
         return 130
     except BrokenPipeError:
         # Whoever read our output has left, as in "napari-unetpp variants | head -1".
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return 141
-    except SystemExit as leave:  # --help and --version, and SIGTERM
-        return leave.code if isinstance(leave.code, int) else 0
+    except OSError as error:
+        if not _output_failed():
+            raise
+        tell(
+            f"{PROGRAM}: error: the results cannot be printed ({error.strerror or error}); "
+            "send standard output elsewhere."
+        )
+        return 2
     return code
+
+
+def _output_failed() -> bool:
+    """Return whether standard output takes nothing more; it is let go then."""
+    try:
+        print(flush=True)  # what comes otherwise is a traceback
+    except OSError:
+        _drop_output()
+        return True
+    return False
+
+
+def _drop_output() -> None:
+    """Point standard output at nothing, where the interpreter's last flush can go."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _run(words: list[str]) -> int:
@@ -104,6 +128,9 @@ def _explain(parser: argparse.ArgumentParser, wanted: str, words: list[str]) -> 
 
 def _prepare_process() -> None:
     """Set up what belongs to the process and not to a caller of :func:`main`."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by whoever started the process
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # names of files need not be valid Unicode
             stream.reconfigure(errors="backslashreplace")

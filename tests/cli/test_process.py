@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 import tifffile
 
+from napari_unetpp.cli.common import tell
+
 COMMAND = [sys.executable, "-m", "napari_unetpp.cli.main"]
 
 # Runs the command and says at its end which of the heavy packages it loaded.
@@ -109,3 +111,38 @@ def test_a_closed_pipe_is_no_traceback() -> None:
     )  # fmt: skip
     assert reader.stdout == "["
     assert reader.stderr == ""
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+@pytest.mark.parametrize("words", ["variants --json", "models"])
+@pytest.mark.parametrize("interpreter", [sys.executable, f"{sys.executable} -u"])
+def test_a_full_output_is_one_line(words: str, interpreter: str) -> None:
+    done = subprocess.run(
+        f"{interpreter} -m napari_unetpp.cli.main {words} > /dev/full",
+        shell=True, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr == (
+        "napari-unetpp: error: the results cannot be printed (No space left on device); "
+        "send standard output elsewhere.\n"
+    )
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a shell of POSIX")
+@pytest.mark.parametrize(
+    ("words", "code"), [("variants >&-", 0), ("variants >&- 2>&-", 0), ("nonsense 2>&-", 2)]
+)
+def test_closed_streams_are_no_traceback(words: str, code: int) -> None:
+    done = subprocess.run(
+        f"{sys.executable} -m napari_unetpp.cli.main {words}",
+        shell=True, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (code, "", "")
+
+
+def test_what_is_told_to_nobody_is_no_result(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stderr", None)
+    tell("a note")
+    assert capsys.readouterr().out == ""

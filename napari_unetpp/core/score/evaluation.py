@@ -221,7 +221,7 @@ def _device_text(runner: Runner, levels: Sequence[Level]) -> str:
     for level in levels:
         name = level if level == "ensemble" else f"L{level}"
         by_precision.setdefault(runner.precision_of(level), []).append(name)
-    words = [runner.device.precision] if runner.device.precision in by_precision else []
+    words: list[str] = [runner.device.precision] if runner.device.precision in by_precision else []
     for precision, names in by_precision.items():
         if precision != runner.device.precision:
             words.append(f"{', '.join(names)} {precision}" if words else precision)
