@@ -63,7 +63,7 @@ NUCLEI = ModelCard(
     auxiliary=("centre",),
     input_channels=("nuclei",),
     normalisation=Normalisation("percentile", 1.0, 99.8, "bright-objects", rgb="nuclear-stain"),
-    instances=InstanceRule(seed_prominence=0.2),
+    instances=InstanceRule(seed_smoothing=1.5, seed_prominence=0.1, min_size=20),
     data="Data Science Bowl 2018 stage 1 (BBBC038), corrected masks, 596 images.",
     licence="Weights: BSD-3-Clause. Training data: CC0.",
     citation="Caicedo et al., Nucleus segmentation across imaging experiments: the 2018 Data "

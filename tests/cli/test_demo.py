@@ -100,16 +100,19 @@ def test_the_figure_is_opened_on_a_desktop_only(
 
 
 def test_microscopy_comes_from_installed_packages(monkeypatch: pytest.MonkeyPatch) -> None:
-    cases, _ = demo_images.nuclei_cases()
-    assert [case.image.axes for case in cases] == ["YX", "YXS", "YX"]
-    assert cases[0].image.shape == (660, 550)
-    assert cases[1].image.shape == (512, 512, 3)
-    assert cases[2].truth is not None
+    # The setup of the tests installs both packages that bring labelled nuclei.
+    cases, notes = demo_images.nuclei_cases()
+    assert [case.name for case in cases] == ["fluorescence", "confocal", "immunohistochemistry"]
+    assert [case.image.axes for case in cases] == ["YX", "YX", "YXS"]
+    assert [case.image.shape for case in cases] == [(512, 512), (256, 256), (512, 512, 3)]
+    assert notes == []
+    objects = [len(np.unique(np.asarray(case.truth.data))) - 1 for case in cases[:2]]
+    assert objects == [125, 20]
     monkeypatch.setattr(demo_images.importlib.util, "find_spec", lambda name: None)
     cases, notes = demo_images.nuclei_cases()
     assert [note.code for note in notes] == ["phantom-nuclei"]
-    assert cases[2].truth is not None
-    assert int(np.asarray(cases[2].truth.data).max()) > 50
+    assert [case.name for case in cases][1:] == ["immunohistochemistry", "cell"]
+    assert int(np.asarray(cases[0].truth.data).max()) > 50
 
 
 def test_the_ct_is_one_that_was_kept_aside(

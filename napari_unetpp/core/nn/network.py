@@ -130,7 +130,9 @@ class NestedUNet(nn.Module):
                 f"{self.config.out_channels} shares were expected, one for each output channel, "
                 f"got {len(shares)}."
             )
-        share = torch.tensor(shares, dtype=torch.float64).clamp(1e-4, 1 - 1e-4)
+        # Patches are drawn around classes, so a class is never as rare as in whole images; and
+        # much lower than 1 % the slope of the sigmoid is too flat to start from.
+        share = torch.tensor(shares, dtype=torch.float64).clamp(0.01, 0.99)
         odds = torch.log(share)
         if self.config.activation == "sigmoid":
             odds = odds - torch.log1p(-share)
