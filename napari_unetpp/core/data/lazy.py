@@ -95,6 +95,10 @@ def release(array: Any) -> None:
     memory. Does nothing for other arrays, and where the system has no such call. Never give
     it a copy-on-write map (mode "c"): what was changed in it would be lost.
     """
+    if isinstance(array, MappedArray):
+        release(array._source)
+    for source in array._sources if isinstance(array, StackedArray) else ():
+        release(source)
     base = array
     while base is not None and not isinstance(base, mmap.mmap):
         base = getattr(base, "base", None)
@@ -247,6 +251,34 @@ class StackedArray(LazyArray):
         if isinstance(which, int):
             return np.asarray(self._sources[which][rest])
         return np.stack([np.asarray(source[rest]) for source in self._sources[which]])
+
+    def __setitem__(self, index: Any, block: Any) -> None:
+        which, *rest = full_index(index, self.shape)
+        if isinstance(which, int):
+            self._sources[which][tuple(rest)] = block
+            return
+        for source, part in zip(self._sources[which], block, strict=True):
+            source[tuple(rest)] = part
+
+
+class SampleArray(LazyArray):
+    """The first entry of one axis, which is left out.
+
+    Parameters
+    ----------
+    source : array-like
+        Has shape, dtype and basic slicing.
+    axis : int
+        The axis that is left out.
+    """
+
+    def __init__(self, source: Any, axis: int) -> None:
+        super().__init__([n for k, n in enumerate(source.shape) if k != axis], source.dtype)
+        self._source = source
+        self._axis = axis
+
+    def _read(self, index: Index) -> NDArray[Any]:
+        return np.asarray(self._source[(*index[: self._axis], 0, *index[self._axis :])])
 
 
 class OpenArray(LazyArray):

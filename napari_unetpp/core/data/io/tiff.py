@@ -21,12 +21,21 @@ from napari_unetpp.core.data.image import Image
 from napari_unetpp.core.data.io.atomic import StagedSink, bands, narrow_labels, reserve
 from napari_unetpp.core.data.io.formats import split_name
 from napari_unetpp.core.data.io.tiff_tags import (
+    alpha_axis,
     image_axes,
     imagej_write_metadata,
     ome_write_metadata,
     read_tags,
 )
-from napari_unetpp.core.data.lazy import DiskArray, MappedArray, OpenArray, StackedArray, release
+from napari_unetpp.core.data.lazy import (
+    DiskArray,
+    MappedArray,
+    OpenArray,
+    SampleArray,
+    StackedArray,
+    StoredArray,
+    release,
+)
 from napari_unetpp.core.errors import FileError, MissingPackageError
 
 log = logging.getLogger("napari_unetpp")
@@ -72,11 +81,14 @@ def read_tiff(path: Path, *, name: str) -> Image:
             arrays = [_pixels(one, tif, path) for one in series]
             keep_open = any(isinstance(a, OpenArray) for a in arrays)
             tags = read_tags(tif, axes)
+            alpha = alpha_axis(series[0])
         finally:
             if not keep_open:
                 tif.close()
         if complaints:
             raise _damaged(path, complaints[0])
+    if alpha is not None:
+        arrays = [SampleArray(a, alpha) for a in arrays]
     if order != tuple(range(len(order))):
         arrays = [MappedArray(a, order) for a in arrays]
     if len(arrays) > 1:
@@ -96,10 +108,13 @@ def _complaints(path: Path) -> Iterator[list[str]]:
         def emit(self, record: logging.LogRecord) -> None:
             # Of its errors some are about metadata that are not needed here.
             message = record.getMessage()
-            if any(word in message for word in ("corrupt", "truncated", "invalid page")):
+            words = ["failed to read"]  # another file of the same image, which would be zeros
+            if record.levelno >= logging.ERROR:
+                words = ["corrupt", "truncated", "invalid page"]
+            if any(word in message for word in words):
                 found.append(message.rpartition("> ")[2])
 
-    handler = Collect(logging.ERROR)
+    handler = Collect(logging.WARNING)
     logger = tifffile.logger()
     logger.addHandler(handler)
     try:
@@ -135,12 +150,18 @@ def _chosen_series(tif: tifffile.TiffFile, path: Path) -> list[Any]:
     return [first]
 
 
+def _in_one_piece(series: Any, tif: tifffile.TiffFile) -> bool:
+    """Whether the pixels lie in one piece, and in this file: OME images may lie in several."""
+    return series.dataoffset is not None and all(
+        page is not None and page.parent is tif for page in series.pages
+    )
+
+
 def _check_complete(series: Any, tif: tifffile.TiffFile, path: Path) -> None:
-    end = tif.filehandle.size
-    if series.dataoffset is not None:
-        if series.dataoffset + series.nbytes > end:
-            raise _damaged(path, f"its pixels end at byte {series.dataoffset + series.nbytes}, "
-                                 f"the file at byte {end}")  # fmt: skip
+    if _in_one_piece(series, tif):
+        last, end = series.dataoffset + series.nbytes, tif.filehandle.size
+        if last > end:
+            raise _damaged(path, f"its pixels end at byte {last}, the file at byte {end}")
         return
     for page in series.pages:
         if page is None:
@@ -149,13 +170,15 @@ def _check_complete(series: Any, tif: tifffile.TiffFile, path: Path) -> None:
             (o + n for o, n in zip(page.dataoffsets, page.databytecounts, strict=False) if n),
             default=0,
         )
+        end = page.parent.filehandle.size
         if last > end:
-            raise _damaged(path, f"its pixels end at byte {last}, the file at byte {end}")
+            name = path if page.parent is tif else path.with_name(page.parent.filehandle.name)
+            raise _damaged(name, f"its pixels end at byte {last}, the file at byte {end}")
 
 
 def _pixels(series: Any, tif: tifffile.TiffFile, path: Path) -> Any:
     """Return a memory map, an array, or a lazy array that keeps the file open."""
-    if series.dataoffset is not None and series.dtype.kind != "b":
+    if series.dtype.kind != "b" and _in_one_piece(series, tif):
         stored = series.dtype.newbyteorder(tif.byteorder)
         mapped: Any = np.memmap(path, stored, "r", series.dataoffset, series.shape)
         if mapped.nbytes > LAZY_FROM_BYTES:
@@ -185,14 +208,15 @@ def _pixels(series: Any, tif: tifffile.TiffFile, path: Path) -> Any:
         store.close()
         tif.close()
 
-    return OpenArray(array, close)
+    return OpenArray(StoredArray(array, path), close)
 
 
 class TiffSink(StagedSink):
     """A TIFF that is written through a memory map.
 
     ImageJ's kind of TIFF where the input was one or its spacing is known, OME where the
-    input or the name says so, plain otherwise; BigTIFF where it must be. Wide integer labels
+    input or the name says so or there are positions (an image each), plain otherwise; BigTIFF
+    where it must be. Wide integer labels
     become uint16 (uint32 where there are more than 65535), which every viewer opens.
 
     Parameters
@@ -221,7 +245,7 @@ class TiffSink(StagedSink):
         self._like = like
         self._kind = kind
         self._names = tuple(channel_names)
-        self._file: np.memmap[Any, Any] | None = None
+        self._maps: list[np.memmap[Any, Any]] = []
         super().__init__(path, axes, shape, dtype)
 
     def _staged_suffix(self) -> str:
@@ -234,41 +258,63 @@ class TiffSink(StagedSink):
             self._target = self._create(_stored_type(self.dtype))
 
     def _finish(self) -> None:
-        if self._file is None:
+        if not self._maps:
             target = self._create(narrow_labels(self._target))
             for band in bands(self.shape, self.dtype.itemsize):
                 target[band] = self._target[band]
                 release(self._target)
                 release(target)
-        if self._file is not None:
-            self._file.flush()
-            self._file = None
+        for mapped in self._maps:
+            mapped.flush()
+        self._maps = []
 
     def _clean(self) -> None:
-        self._file = None
+        self._maps = []
         super()._clean()
 
-    def _create(self, dtype: np.dtype[Any]) -> NDArray[Any]:
+    def _create(self, dtype: np.dtype[Any]) -> Any:
         """Make the staged file; return it as an array in the sink's axes."""
         order = canonical(self.axes)
         style = self._style(dtype)
         if style == "imagej":
             order = "".join(a for a in "TZCYX" if a in self.axes)
         shape = tuple(self.shape[self.axes.index(a)] for a in order)
-        options = self._options(style, order)
-        nbytes = math.prod(shape) * dtype.itemsize
-        self._file = tifffile.memmap(
-            self._staged, shape=shape, dtype=dtype, bigtiff=nbytes > _CLASSIC_LIMIT,
-            photometric="minisblack", **options,
+        back = [order.index(a) for a in self.axes]
+        bigtiff = math.prod(shape) * dtype.itemsize > _CLASSIC_LIMIT
+        if "P" in order:
+            return MappedArray(StackedArray(self._positions(dtype, order, shape, bigtiff)), back)
+        mapped = tifffile.memmap(
+            self._staged, shape=shape, dtype=dtype, bigtiff=bigtiff,
+            photometric="minisblack", **self._options(style, order, shape),
         )  # fmt: skip
+        self._maps = [mapped]
         reserve(self._staged, self._staged.stat().st_size)
-        view: NDArray[Any] = self._file.reshape(shape)
-        return view.transpose([order.index(a) for a in self.axes])
+        view: NDArray[Any] = mapped.reshape(shape)
+        return view.transpose(back)
+
+    def _positions(
+        self, dtype: np.dtype[Any], order: str, shape: tuple[int, ...], bigtiff: bool
+    ) -> list[NDArray[Any]]:
+        """Make an OME file with an image for each position, which come first; return maps."""
+        offsets = []
+        with tifffile.TiffWriter(self._staged, bigtiff=bigtiff, ome=True) as writer:
+            for k in range(shape[0]):
+                metadata = ome_write_metadata(
+                    self._like, order[1:], shape[1:], self._spacing(), self._names, k
+                )
+                place = writer.write(
+                    shape=shape[1:], dtype=dtype, photometric="minisblack", metadata=metadata,
+                    returnoffset=True,
+                )  # fmt: skip
+                if place is None:
+                    raise FileError(f"{self.path} cannot be written; choose OME-Zarr.")
+                offsets.append(place[0])
+        reserve(self._staged, self._staged.stat().st_size)
+        self._maps = [np.memmap(self._staged, dtype, "r+", at, shape[1:]) for at in offsets]
+        return list(self._maps)
 
     def _style(self, dtype: np.dtype[Any]) -> str:
         said = self._like.metadata.get("style")
-        if "P" in self.axes:
-            return "plain"
         if said == "ome" or split_name(self.path)[1].lower().startswith(".ome"):
             return "ome" if dtype.str[1:] != "f2" else "plain"
         if said == "imagej" or self._like.spacing is not None:
@@ -276,13 +322,16 @@ class TiffSink(StagedSink):
             return "imagej" if dtype.str[1:] in _IMAGEJ_TYPES and fits else "ome"
         return "plain"
 
-    def _options(self, style: str, order: str) -> dict[str, Any]:
+    def _spacing(self) -> dict[str, float]:
+        return dict(zip(spatial(self._like.axes), self._like.spacing or (), strict=False))
+
+    def _options(self, style: str, order: str, shape: tuple[int, ...]) -> dict[str, Any]:
         """Return tifffile's options that hold the geometry and the names."""
         like = self._like
         options: dict[str, Any] = {"ome": style == "ome", "imagej": style == "imagej"}
-        spacing = dict(zip(spatial(like.axes), like.spacing or (), strict=False))
+        spacing = self._spacing()
         if style == "ome":
-            options["metadata"] = ome_write_metadata(like, order, spacing, self._names)
+            options["metadata"] = ome_write_metadata(like, order, shape, spacing, self._names)
         elif style == "imagej":
             options["metadata"] = imagej_write_metadata(like, order, spacing, self._kind)
             if spacing:

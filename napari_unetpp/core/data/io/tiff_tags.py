@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import tifffile
 
 from napari_unetpp.core.axes import LETTERS, guess_axes, spatial
@@ -24,6 +25,8 @@ _IMAGEJ_KEPT = (
     "zorigin", "Info",
 )  # fmt: skip
 _OME_KEPT = ("TimeIncrement", "TimeIncrementUnit")
+_OME_OF_PLANES = tuple(f"Position{letter}{end}" for letter in "XYZ" for end in ("", "Unit"))
+_ALPHAS = (tifffile.EXTRASAMPLE.ASSOCALPHA, tifffile.EXTRASAMPLE.UNASSALPHA)
 
 
 @dataclass(frozen=True)
@@ -35,25 +38,37 @@ class Tags:
     metadata: dict[str, Any] = field(default_factory=dict)
 
 
+def alpha_axis(series: Any) -> int | None:
+    """Return which axis holds a gray value and its opacity, or None if no axis does."""
+    keyframe = series.keyframe
+    if tuple(keyframe.extrasamples) not in [(alpha,) for alpha in _ALPHAS] or (
+        keyframe.samplesperpixel != 2 or "S" not in series.axes
+    ):
+        return None
+    return int(series.axes.index("S"))
+
+
 def image_axes(series: Any) -> tuple[str, tuple[int, ...]]:
     """Return our axis letters for a series, and the order of its axes that gives them.
 
     Letters that only tifffile uses (I and Q for "some sequence") become Z, then T, C, P;
-    samples that are no colours become C.
+    samples that are no colours become C. An axis of gray and opacity is left out.
     """
-    letters = list(series.axes.upper())
+    alpha = alpha_axis(series)
+    letters = [a for k, a in enumerate(series.axes.upper()) if k != alpha]
+    sizes = [n for k, n in enumerate(series.shape) if k != alpha]
     order = list(range(len(letters)))
     keyframe = series.keyframe
     colours = keyframe.photometric in (tifffile.PHOTOMETRIC.RGB, tifffile.PHOTOMETRIC.YCBCR)
     if "S" in letters:
         at = letters.index("S")
-        if not (colours and series.shape[at] in (3, 4) and "C" not in letters):
+        if not (colours and sizes[at] in (3, 4) and "C" not in letters):
             letters[at] = next(a for a in "CPT" if a not in letters)
         else:
             letters.append(letters.pop(at))
             order.append(order.pop(at))
     known = set(LETTERS)
-    shape = [series.shape[k] for k in order]
+    shape = [sizes[k] for k in order]
     if sum(a not in known for a in letters) > 1 and set(letters) & known <= set("YXS"):
         return guess_axes(shape, rgb=letters[-1] == "S"), tuple(order)
     free = [a for a in "ZTCP" if a not in letters]
@@ -120,11 +135,18 @@ def _from_ome(text: str, axes: str) -> Tags:
         root = ElementTree.fromstring(re.sub(r"<\?xml[^>]*\?>", "", text))
     except ElementTree.ParseError:
         return Tags(metadata=metadata)
-    pixels = next((e for e in root.iter() if e.tag.rpartition("}")[2] == "Pixels"), None)
+    images = _named(root, "Image")
+    pixels = next((p for e in images for p in _named(e, "Pixels")), None)
     if pixels is None:
         return Tags(metadata=metadata)
     metadata["ome"] = {k: pixels.attrib[k] for k in _OME_KEPT if k in pixels.attrib}
-    channels = [e for e in pixels if e.tag.rpartition("}")[2] == "Channel"]
+    metadata["ome_images"] = tuple(_ome_image(e) for e in images)
+    metadata["ome_units"] = {
+        a: unit
+        for a in spatial(axes)
+        if (unit := known_unit(pixels.attrib.get(f"PhysicalSize{a}Unit", "µm"))) is not None
+    }
+    channels = _named(pixels, "Channel")
     names = tuple(e.attrib.get("Name", f"channel {k}") for k, e in enumerate(channels))
     if any("Name" in e.attrib for e in channels):
         metadata["channel_names"] = names
@@ -146,14 +168,73 @@ def _from_ome(text: str, axes: str) -> Tags:
     return Tags(spacing, unit, metadata)
 
 
+def _named(parent: ElementTree.Element, name: str) -> list[ElementTree.Element]:
+    """Return the children of a name, in whatever namespace."""
+    return [e for e in parent if e.tag.rpartition("}")[2] == name]
+
+
+def _ome_image(image: ElementTree.Element) -> dict[str, Any]:
+    """Return name and description of an image, and where its planes lie, by T and Z."""
+    kept: dict[str, Any] = {"Name": image.attrib["Name"]} if image.attrib.get("Name") else {}
+    for element in _named(image, "Description"):
+        if element.text:
+            kept["Description"] = element.text
+    planes: dict[tuple[str, str], dict[str, str]] = {}
+    for plane in (e for pixels in _named(image, "Pixels") for e in _named(pixels, "Plane")):
+        said = {k: plane.attrib[k] for k in _OME_OF_PLANES if k in plane.attrib}
+        if said:
+            place = (plane.attrib.get("TheT", "0"), plane.attrib.get("TheZ", "0"))
+            planes.setdefault(place, said)
+    kept["planes"] = planes
+    return kept
+
+
 def ome_write_metadata(
-    like: Image, axes: str, spacing: Mapping[str, float], names: Sequence[str]
+    like: Image,
+    axes: str,
+    shape: Sequence[int],
+    spacing: Mapping[str, float],
+    names: Sequence[str],
+    position: int = 0,
 ) -> dict[str, Any]:
-    """Return tifffile's metadata for an OME-TIFF with the geometry of `like`."""
+    """Return tifffile's metadata for an OME-TIFF with the geometry of `like`.
+
+    Parameters
+    ----------
+    like : Image
+        Gives units, what the file said of its image, and where its planes lie.
+    axes : str
+        Letters of TCZYX in the order of the file.
+    shape : sequence of int
+        Its shape.
+    spacing : mapping of str to float
+        Size of a pixel by letter, in the unit of `like`.
+    names : sequence of str
+        Names of the channels.
+    position : int
+        Which of the image's positions is written.
+    """
     metadata: dict[str, Any] = {"axes": axes, **like.metadata.get("ome", {})}
+    images = like.metadata.get("ome_images", ())
+    said = dict(images[position]) if position < len(images) else {}
+    planes = said.pop("planes", {})
+    metadata.update(said)
+    numbers = np.ndindex(*(n for a, n in zip(axes, shape, strict=True) if a not in "YX"))
+    letters = [a for a in axes if a not in "YX"]
+    written = []
+    for number in numbers:
+        at = dict(zip(letters, number, strict=True))
+        written.append(planes.get((str(at.get("T", 0)), str(at.get("Z", 0))), {}))
+    for key in _OME_OF_PLANES:
+        if planes and all(key in plane for plane in written):
+            metadata.setdefault("Plane", {})[key] = [plane[key] for plane in written]
     for letter, size in spacing.items():
-        metadata[f"PhysicalSize{letter}"] = size
-        metadata[f"PhysicalSize{letter}Unit"] = like.unit or "pixel"
+        unit = like.metadata.get("ome_units", {}).get(letter)
+        ours, theirs = millimetres(like.unit), millimetres(unit)
+        if ours is None or theirs is None:
+            unit, ours, theirs = like.unit or "pixel", 1.0, 1.0
+        metadata[f"PhysicalSize{letter}"] = float(f"{size * ours / theirs:.12g}")
+        metadata[f"PhysicalSize{letter}Unit"] = unit
     if "C" in axes and names:
         metadata["Channel"] = {"Name": list(names)}
     return metadata

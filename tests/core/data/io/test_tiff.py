@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from napari_unetpp.core.data.image import Image
 from napari_unetpp.core.data.io import atomic as atomic_module
 from napari_unetpp.core.data.io import open_sink, read_image, read_labels
 from napari_unetpp.core.data.io import tiff as tiff_module
-from napari_unetpp.core.errors import MissingPackageError
+from napari_unetpp.core.errors import FileError, MissingPackageError
 
 
 def save(path: Path, like: Image, values: np.ndarray, axes: str, kind: str = "labels", names=()):
@@ -274,3 +275,118 @@ def test_labels_are_narrowed_band_by_band(tmp_path: Path, monkeypatch: pytest.Mo
     with tifffile.TiffFile(out) as tif:
         assert tif.asarray().dtype == np.uint16
         np.testing.assert_array_equal(tif.asarray(), labels)
+
+
+def in_two_files(folder: Path, values: np.ndarray, **options: object) -> Path:
+    """Write an OME image of two planes, the second one in a file of its own."""
+    names = ("a.ome.tif", "b.ome.tif")
+    height, width = values.shape[1:]
+    planes = "".join(
+        f'<TiffData FirstZ="{k}" IFD="0" PlaneCount="1">'
+        f'<UUID FileName="{name}">urn:uuid:0000000{k}-0000-0000-0000-000000000000</UUID>'
+        "</TiffData>"
+        for k, name in enumerate(names)
+    )
+    for k, name in enumerate(names):
+        text = (
+            '<?xml version="1.0" encoding="UTF-8"?>'
+            '<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06" '
+            f'UUID="urn:uuid:0000000{k}-0000-0000-0000-000000000000">'
+            '<Image ID="Image:0"><Pixels ID="Pixels:0" DimensionOrder="XYZCT" Type="uint16" '
+            f'SizeX="{width}" SizeY="{height}" SizeZ="2" SizeC="1" SizeT="1">'
+            f'<Channel ID="Channel:0:0"/>{planes}</Pixels></Image></OME>'
+        )
+        # The second file is the larger one, so its pixels lie beyond the end of the first.
+        padding = {"extratags": [(65000, 7, 50000, bytes(50000), True)]} if k else {}
+        tifffile.imwrite(
+            folder / name, values[k], description=text, metadata=None, **padding, **options
+        )
+    return folder / names[0]
+
+
+@pytest.mark.parametrize("lazily", [False, True])
+@pytest.mark.parametrize("compression", [None, "zlib"])
+def test_an_ome_image_in_several_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compression: str | None, lazily: bool
+) -> None:
+    values = np.arange(2 * 16 * 20, dtype=np.uint16).reshape(2, 16, 20)
+    path = in_two_files(tmp_path, values, compression=compression)
+    if lazily:
+        monkeypatch.setattr(tiff_module, "LAZY_FROM_BYTES", 0)
+    image = read_image(path)
+    assert image.axes == "ZYX"
+    np.testing.assert_array_equal(image.data[1, 3:5], values[1, 3:5])
+    np.testing.assert_array_equal(np.asarray(image.data), values)
+    os.truncate(tmp_path / "b.ome.tif", (tmp_path / "b.ome.tif").stat().st_size - 20)
+    with pytest.raises(FileError, match=r"b\.ome\.tif.* is damaged or cut off"):
+        read_image(path)
+    (tmp_path / "b.ome.tif").unlink()
+    with pytest.raises(FileError, match=r"OME series failed to read 'b\.ome\.tif'"):
+        read_image(path)
+
+
+def test_gray_with_opacity_is_gray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    values = np.arange(16 * 20 * 2, dtype=np.uint8).reshape(16, 20, 2)
+    tifffile.imwrite(
+        tmp_path / "a.tif", values, photometric="minisblack", planarconfig="contig",
+        extrasamples=["unassalpha"], compression="zlib",
+    )  # fmt: skip
+    for limit in (2**20, 0):
+        monkeypatch.setattr(tiff_module, "LAZY_FROM_BYTES", limit)
+        image = read_image(tmp_path / "a.tif")
+        assert image.axes == "YX"
+        np.testing.assert_array_equal(image.data[3:5], values[3:5, :, 0])
+        np.testing.assert_array_equal(np.asarray(image.data), values[..., 0])
+
+
+def test_positions_are_written_as_images_with_their_geometry(tmp_path: Path) -> None:
+    with tifffile.TiffWriter(tmp_path / "p.ome.tif", ome=True) as tif:
+        for k in range(3):
+            tif.write(
+                np.zeros((4, 16, 20), np.uint8),
+                metadata={
+                    "axes": "ZYX", "Name": f"well {k}", "PhysicalSizeX": 0.5,
+                    "PhysicalSizeXUnit": "µm", "PhysicalSizeZ": 2.0, "PhysicalSizeZUnit": "µm",
+                    "Plane": {"PositionX": [100.0 * k] * 4, "PositionXUnit": ["µm"] * 4},
+                },
+            )  # fmt: skip
+    image = read_image(tmp_path / "p.ome.tif")
+    for labels in (
+        np.arange(3 * 4 * 16 * 20, dtype=np.int32).reshape(3, 4, 16, 20),
+        np.arange(3 * 4 * 16 * 20).reshape(3, 4, 16, 20).astype(np.uint8),
+    ):
+        out = save(tmp_path / "o.tif", image, labels, "PZYX", "instances")
+        back = read_image(out)
+        assert back.axes == "PZYX"
+        assert (back.spacing, back.unit) == ((2.0, 0.5, 0.5), "µm")
+        np.testing.assert_array_equal(np.asarray(back.data), labels)
+        said = back.metadata["ome_images"]
+        assert [s["Name"] for s in said] == ["well 0", "well 1", "well 2"]
+        assert said[2]["planes"]["0", "3"] == {"PositionX": "200.0", "PositionXUnit": "µm"}
+    turned = save(tmp_path / "t.tif", image, labels.transpose(1, 0, 2, 3), "ZPYX", "labels")
+    np.testing.assert_array_equal(np.asarray(read_image(turned).data), labels)
+
+
+def test_an_ome_result_keeps_name_description_place_and_units(tmp_path: Path) -> None:
+    tifffile.imwrite(
+        tmp_path / "a.ome.tif", np.zeros((2, 3, 16, 20), np.uint8), photometric="minisblack",
+        metadata={
+            "axes": "CZYX", "Name": "cells <1> & 2", "Description": "a < b",
+            "PhysicalSizeX": 650.0, "PhysicalSizeXUnit": "nm",
+            "PhysicalSizeY": 650.0, "PhysicalSizeYUnit": "nm",
+            "PhysicalSizeZ": 2.0, "PhysicalSizeZUnit": "µm",
+            "Plane": {"PositionX": [5.5] * 6, "PositionXUnit": ["mm"] * 6,
+                      "PositionZ": [0.0, 2.0, 4.0] * 2, "PositionZUnit": ["µm"] * 6},
+        },
+    )  # fmt: skip
+    image = read_image(tmp_path / "a.ome.tif")
+    assert (image.spacing, image.unit) == ((2000.0, 650.0, 650.0), "nm")
+    out = save(tmp_path / "o.ome.tif", image, np.ones((3, 16, 20), np.uint8), "ZYX")
+    with tifffile.TiffFile(out) as tif:
+        said = tifffile.xml2dict(tif.ome_metadata)["OME"]["Image"]
+    pixels = said["Pixels"]
+    assert (said["Name"], said["Description"]) == ("cells <1> & 2", "a < b")
+    assert [pixels[f"PhysicalSize{a}"] for a in "ZYX"] == [2.0, 650.0, 650.0]
+    assert [pixels[f"PhysicalSize{a}Unit"] for a in "ZYX"] == ["µm", "nm", "nm"]
+    assert [p["PositionZ"] for p in pixels["Plane"]] == [0.0, 2.0, 4.0]
+    assert [(p["PositionX"], p["PositionXUnit"]) for p in pixels["Plane"]] == [(5.5, "mm")] * 3
