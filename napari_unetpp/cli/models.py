@@ -1,4 +1,4 @@
-"""``models``: the bundled models, or the card of a model file; reads cards, no weights."""
+"""``models``: the bundled models, from their cards alone; or one model, checked as for use."""
 
 from __future__ import annotations
 
@@ -35,15 +35,17 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the cards."""
-    from napari_unetpp.core.model.modelfile import bundled_models, read_card
+    from napari_unetpp.core.model.modelfile import bundled_models, load_model, read_card
 
     bundled = bundled_models()
-    wanted = [args.model] if args.model else list(bundled)
-    # The card first: it says in one line what is wrong with a name or a file.
-    cards = [(read_card(name), bundled.get(name, Path(name))) for name in wanted]
+    if args.model is None:
+        cards = [(read_card(name), path) for name, path in bundled.items()]
+    else:  # whole, so that a card that was changed is refused and not shown
+        model = load_model(args.model)
+        cards = [(model.card, model.path)]
     if args.json:
         found = [describe(card, path) for card, path in cards]
-        print_json(found[0] if args.model else found)
+        print_json(found if args.model is None else found[0])
         return 0
     if not cards:
         print("no models are bundled; train one with napari-unetpp train.")

@@ -23,7 +23,6 @@ from napari_unetpp.cli.common import UsageError, drive, load_runner, print_json,
 from napari_unetpp.core.axes import parts
 from napari_unetpp.core.data.image import Image
 from napari_unetpp.core.data.io import Sink, open_sink, output_path, read_image, split_name
-from napari_unetpp.core.data.io.atomic import writing
 from napari_unetpp.core.errors import FileError
 from napari_unetpp.core.events import Note
 
@@ -131,8 +130,7 @@ def _read(path: Path, args: argparse.Namespace) -> Image:
 
 
 def _target(image: Image, args: argparse.Namespace) -> Path:
-    with writing(Path(args.out)):  # looking at the path may fail, too
-        return output_path(_out(args.out), image, args.kind)
+    return output_path(_out(args.out), image, args.kind)
 
 
 def _out(text: str) -> str:

@@ -357,6 +357,14 @@ SEGMENT = {
         lambda w: w.segment(out=f"{w.target}/deeper/"),
         ("for the results cannot be made", "Not a directory", "choose another --out"),
     ),
+    "out empty": Case(
+        lambda w: [*w.segment(), "--out", ""],
+        ("a result needs a place (--out)", "got an empty name", "name a file"),
+    ),
+    "model name too long": Case(
+        lambda w: w.segment(model="n" * 300 + ".safetensors"),
+        ("the model file nnn", "cannot be read", "check it"),
+    ),
     "out name too long": Case(
         lambda w: w.segment(out=w.folder / ("n" * 300 + ".tif")),
         ("cannot be written", "name too long", "check that the folder exists"),
@@ -438,6 +446,10 @@ OTHERS = {
     "option first": Case(lambda w: ["--json", "models"], ("--json", "see napari-unetpp --help")),
     "models of nothing": Case(
         lambda w: ["models", w.image], ("is not a model file", "expected .safetensors")
+    ),
+    "models on a changed file": Case(
+        lambda w: ["models", changed_model(w)],
+        ("was changed or damaged after it was saved", "get the file again"),
     ),
     "demo without its CT": Case(
         lambda w: [

@@ -191,7 +191,7 @@ def _resolve(name_or_path: str | os.PathLike[str]) -> Path:
 
 def _opened(path: Path) -> BinaryIO:
     """Open a file for reading, or say what stands in the way."""
-    if path.is_dir():
+    if os.path.isdir(path):  # unlike Path.is_dir, False for a name that is too long
         raise FileError(f"expected a model file, got the folder {path}; name a file in it.")
     try:
         return path.open("rb")

@@ -16,7 +16,7 @@ from numpy.typing import DTypeLike
 
 from napari_unetpp.core.axes import SPATIAL, parse_axes, spatial
 from napari_unetpp.core.data.image import Image
-from napari_unetpp.core.data.io.atomic import Sink
+from napari_unetpp.core.data.io.atomic import Sink, writing
 from napari_unetpp.core.data.io.dicom import read_dicom
 from napari_unetpp.core.data.io.formats import (
     EXTENSIONS,
@@ -259,9 +259,20 @@ def output_path(out: str | os.PathLike[str], image: Image, kind: str) -> Path:
     -------
     Path
         The folder is not made here.
+
+    Raises
+    ------
+    InputError
+        If `out` is empty.
+    FileError
+        If the file system cannot hold such a name.
     """
+    if not os.fspath(out):
+        raise InputError("a result needs a place (--out), got an empty name; name a file.")
     target = Path(out)
-    folder = (target.is_dir() and not is_zarr(target)) or os.fspath(out).endswith(("/", os.sep))
+    with writing(target):  # a name may be too long to be looked at
+        existing = target.is_dir() and not is_zarr(target)
+    folder = existing or os.fspath(out).endswith(("/", os.sep))
     if not folder and split_name(target)[1]:
         return target
     extension = split_name(image.path)[1] if image.path is not None else ""
