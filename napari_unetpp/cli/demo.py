@@ -104,7 +104,9 @@ def run(args: argparse.Namespace) -> int:
         if not args.json:
             print(_table(shown[-1]) + "\n", flush=True)
     rows = [row for one in shown for row in _rows(one, ct_model)]
-    figure = draw(rows, out / "demo.png", title="One network, four levels: L1 is the fastest, L4 the deepest")
+    figure = draw(
+        rows, out / "demo.png", title="One network, four levels: L1 is the fastest, L4 the deepest"
+    )
     if args.json:
         print_json(_document(shown, figure, nuclei_model, notes))
         return 0

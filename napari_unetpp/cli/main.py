@@ -134,8 +134,11 @@ def _prepare_process() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # names of files need not be valid Unicode
             stream.reconfigure(errors="backslashreplace")
-    # So that a job that the system ends removes what it had begun to write.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    # So that a job that the system ends, or whose terminal closes, removes what it had begun.
+    for name in ("SIGTERM", "SIGHUP"):  # Windows has no SIGHUP
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:  # nohup
+            signal.signal(number, lambda caught, _: sys.exit(128 + caught))
 
 
 if __name__ == "__main__":

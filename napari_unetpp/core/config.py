@@ -141,9 +141,9 @@ class Normalisation:
     ct_offset : bool
         A CT stored as HU + 1024 (no value below zero) is recognised and shifted back.
     rgb : {"luminance", "nuclear-stain"}
-        How a model of one channel sees an RGB image. ``nuclear-stain``: on a bright
-        background its red channel, which haematoxylin and other blue stains absorb most and
-        eosin and DAB least; on a dark one its luminance.
+        How a model of one channel sees an RGB image. ``nuclear-stain``: in transmitted light
+        its red channel, which haematoxylin and other blue stains absorb most and eosin and
+        DAB least; in fluorescence its luminance.
     """
 
     kind: Literal["percentile", "window"] = "percentile"

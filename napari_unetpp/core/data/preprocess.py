@@ -23,6 +23,9 @@ RED = np.array([1.0, 0.0, 0.0], dtype=np.float32)
 
 CT_OFFSET = 1024.0
 
+# Median over bright end: 0.6 to 0.9 in stained tissue, 0 to 0.3 in fluorescence.
+TRANSMITTED = 0.45
+
 
 def sample_of(data: Any, limit: int = 4_000_000) -> NDArray[Any]:
     """Read a strided sample of an array-like without reading all of it.
@@ -91,6 +94,21 @@ def has_bright_background(values: NDArray[Any], low: float, high: float) -> bool
     return float(np.median(values)) > 0.5 * (low + high)
 
 
+def is_transmitted(luminance: NDArray[Any]) -> bool:
+    """Return whether an RGB image was taken in transmitted light, as stained tissue is.
+
+    Light that nothing absorbs is white there, so the typical pixel is not dark; in fluorescence
+    it is nearly black. Black is 0 for both: the distance to the darkest pixel would depend on
+    how strongly the darkest stain absorbs.
+
+    Parameters
+    ----------
+    luminance : ndarray
+        A sample of finite values, any shape.
+    """
+    return float(np.median(luminance)) > TRANSMITTED * float(np.percentile(luminance, 99.8))
+
+
 def gray_weights(luminance: NDArray[Any], rule: Normalisation) -> NDArray[np.float32]:
     """Return the shares of red, green and blue by which a model sees an RGB image.
 
@@ -109,8 +127,7 @@ def gray_weights(luminance: NDArray[Any], rule: Normalisation) -> NDArray[np.flo
     values = luminance[np.isfinite(luminance)]
     if rule.rgb == "luminance" or values.size == 0:
         return LUMA
-    low, high = (float(v) for v in np.percentile(values, [1.0, 99.8]))
-    return RED if has_bright_background(values, low, high) else LUMA
+    return RED if is_transmitted(values) else LUMA
 
 
 @dataclass(frozen=True)
@@ -133,7 +150,9 @@ class Normaliser:
     clip: tuple[float, float] = (-0.5, 2.0)
 
     @classmethod
-    def fit(cls, sample: NDArray[Any], rule: Normalisation) -> tuple[Normaliser, list[Note]]:
+    def fit(
+        cls, sample: NDArray[Any], rule: Normalisation, *, bright: bool | None = None
+    ) -> tuple[Normaliser, list[Note]]:
         """Choose the map for an image from a sample of its values.
 
         Parameters
@@ -142,6 +161,8 @@ class Normaliser:
             Values of the image, any shape and real dtype; NaN and infinities are ignored.
         rule : Normalisation
             The model card's rule.
+        bright : bool, optional
+            Whether the background is bright, where that is known from elsewhere.
 
         Returns
         -------
@@ -174,7 +195,7 @@ class Normaliser:
             return cls(low, low + max(1.0, abs(low))), notes
         invert = False
         if rule.polarity == "bright-objects":
-            invert = has_bright_background(values, low, high)
+            invert = has_bright_background(values, low, high) if bright is None else bright
             if invert:
                 notes.append(Note("the background is bright: intensities were inverted.", "invert"))
         return cls(low, high, invert), notes

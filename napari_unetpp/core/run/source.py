@@ -26,6 +26,7 @@ from napari_unetpp.core.data.image import Image
 from napari_unetpp.core.data.lazy import LazyArray, MappedArray
 from napari_unetpp.core.data.preprocess import (
     LUMA,
+    RED,
     Normaliser,
     count_non_finite,
     gray_weights,
@@ -54,6 +55,13 @@ class _Gray(LazyArray):
         if self._rule is None or self._rule.rgb == "luminance":
             return LUMA
         return gray_weights(sample_of(_Gray(self._source)), self._rule)
+
+    @property
+    def transmitted(self) -> bool | None:
+        """Whether the light was transmitted; None where the rule does not ask."""
+        if self._rule is None or self._rule.rgb == "luminance":
+            return None
+        return self._weights is RED
 
     def _read(self, index: tuple[int | slice, ...]) -> NDArray[Any]:
         return to_gray(self._source[(*index, slice(None))], weights=self._weights)
@@ -184,7 +192,8 @@ class Source:
         fitted: list[Normaliser] = []
         for k in range(self.card.network.in_channels):
             view = _Picked(self._view, self._axes.index(letter), k) if letter else self._view
-            one, found = Normaliser.fit(sample_of(view), rule)
+            bright = view.transmitted if isinstance(view, _Gray) else None
+            one, found = Normaliser.fit(sample_of(view), rule, bright=bright)
             fitted.append(one)
             notes += [n for n in found if n not in notes]
         self.release()

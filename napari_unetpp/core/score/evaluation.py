@@ -35,6 +35,7 @@ from napari_unetpp.core.score.truth import (
     geometry_differs,
     object_evidence,
     prepare_truth,
+    turned_to,
     unpaint,
 )
 
@@ -171,6 +172,7 @@ def _evaluate(
     done = 0
     for number, (image_source, label_source) in enumerate(work):
         image, labels = _load(image_source, label_source)
+        labels = turned_to(image, labels)
         axes, shape, _ = output_axes(image, card, "labels")
         labelled: NDArray[Any] | None = None
         if painted:

@@ -16,6 +16,8 @@ from napari_unetpp.core.config import ModelCard
 from napari_unetpp.core.data.image import Image
 from napari_unetpp.core.errors import InputError
 
+_SAME_PLACE = 0.1  # of a voxel
+
 
 def prepare_truth(
     labels: Image, axes: str, shape: tuple[int, ...], card: ModelCard, name: str
@@ -140,6 +142,48 @@ def object_evidence(truth: NDArray[np.integer]) -> bool | None:
     return None if ndimage.label(present, full)[1] == 1 else False
 
 
+def turned_to(image: Image, labels: Image) -> Image:
+    """Return labels as their image is stored, where both say where they lie.
+
+    Parameters
+    ----------
+    image, labels : Image
+        With affines, the axes of the labels may be stored in another order or direction.
+
+    Returns
+    -------
+    Image
+        The labels with axes permuted and flipped to the image's grid; the labels as they
+        are where that does not bring every voxel onto one of the image's.
+    """
+    if image.affine is None or labels.affine is None:
+        return labels
+    if not ("Z" in image.axes and "ZYX" in labels.axes):
+        return labels
+    way = np.linalg.inv(image.affine) @ labels.affine  # index of the labels -> of the image
+    turn = np.rint(way[:3, :3])
+    order = [int(k) for k in np.abs(turn).argmax(axis=1)]  # of the labels' axes
+    if np.array_equal(turn, np.eye(3)) or not np.array_equal(np.abs(turn), np.eye(3)[order]):
+        return labels
+    sizes = np.array(labels.spatial_shape)
+    if tuple(sizes[order]) != tuple(image.spatial_shape):
+        return labels
+    flips = turn.sum(axis=1) < 0
+    expected = np.eye(4)
+    expected[:3, :3] = turn
+    expected[:3, 3] = np.where(flips, sizes[order] - 1, 0)
+    corners = np.array([[*((sizes - 1) * np.array(c)), 1] for c in np.ndindex(2, 2, 2)])
+    if np.abs(corners @ (way - expected).T).max() > _SAME_PLACE:
+        return labels
+    first = labels.axes.index("Z")
+    axes = list(range(len(labels.axes)))
+    axes[first : first + 3] = [first + k for k in order]
+    flip = [slice(None)] * len(axes)
+    flip[first : first + 3] = [slice(None, None, -1 if f else 1) for f in flips]
+    turned = np.asarray(labels.data).transpose(axes)[tuple(flip)]
+    return labels.replace(data=turned, affine=image.affine, spacing=image.spacing)
+
+
 def geometry_differs(image: Image, labels: Image) -> bool:
     """Return whether both say where they lie and it differs by over a tenth of a voxel."""
     if image.affine is None or labels.affine is None or "Z" not in image.axes:
@@ -148,4 +192,4 @@ def geometry_differs(image: Image, labels: Image) -> bool:
     corners = np.array([[*(last * np.array(c)), 1] for c in np.ndindex(2, 2, 2)], np.float64)
     away = corners @ (image.affine - labels.affine).T
     smallest = float(np.linalg.norm(image.affine[:3, :3], axis=0).min())
-    return bool(np.abs(away[:, :3]).max() > 0.1 * smallest)
+    return bool(np.abs(away[:, :3]).max() > _SAME_PLACE * smallest)

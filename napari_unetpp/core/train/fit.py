@@ -14,7 +14,8 @@ from typing import Any
 
 from napari_unetpp import __version__
 from napari_unetpp.core.config import ModelCard
-from napari_unetpp.core.data.io.atomic import hidden_beside, replacing, writing
+from napari_unetpp.core.data.io.atomic import replacing, writing
+from napari_unetpp.core.data.io.hidden import hidden_beside
 from napari_unetpp.core.data.labels import LabelRule
 from napari_unetpp.core.data.pairs import Pair
 from napari_unetpp.core.errors import FileError, InputError

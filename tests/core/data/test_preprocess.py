@@ -158,6 +158,11 @@ def test_a_stain_on_a_bright_background_is_seen_in_red() -> None:
     light = np.concatenate([np.full(90, 230.0), np.full(10, 60.0)])
     assert gray_weights(light, rule).tolist() == [1, 0, 0]
     assert gray_weights(255 - light, rule).tolist() == LUMA.tolist()
+    # Tissue that is brown for the most part is transmitted light all the same.
+    brown = np.concatenate([np.full(55, 120.0), np.full(40, 240.0), np.full(5, 40.0)])
+    assert gray_weights(brown, rule).tolist() == [1, 0, 0]
+    dim = np.concatenate([np.full(60, 12.0), np.full(40, 90.0), np.full(5, 250.0)])
+    assert gray_weights(dim, rule).tolist() == LUMA.tolist()
     assert gray_weights(light, Normalisation()).tolist() == LUMA.tolist()
     assert gray_weights(np.array([np.nan]), rule).tolist() == LUMA.tolist()
     # Brown (DAB) and a blue nucleus of the same luminance: red tells them apart.

@@ -772,6 +772,9 @@ def test_a_stained_image_is_seen_in_red_and_a_dark_one_in_luminance() -> None:
     source = Source(Image.from_array(light, "YXS"), card)
     whole = (slice(0, 40), slice(0, 40))
     assert np.array_equal(source.read(source.parts[0], whole)[0], light[..., 0])
+    (normaliser,), notes = source.fit()
+    assert normaliser.invert
+    assert [n.code for n in notes] == ["invert"]
     dark = rng.integers(0, 9, (40, 40, 3)).astype(np.uint8)
     dark[5:12, 5:12, 2] = 250
     source = Source(Image.from_array(dark, "YXS"), card)

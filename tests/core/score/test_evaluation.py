@@ -19,6 +19,7 @@ from napari_unetpp.core.config import (
     NetworkConfig,
     Normalisation,
 )
+from napari_unetpp.core.data.geometry import Grid, GridMap
 from napari_unetpp.core.data.image import Image
 from napari_unetpp.core.data.pairs import Pair
 from napari_unetpp.core.errors import InputError
@@ -300,6 +301,35 @@ def test_notes_come_once_and_geometry_is_compared() -> None:
     notes = [e.code for e in events if isinstance(e, Note)]
     assert notes.count("label-geometry") == 1
     assert notes.count("non-finite") == 1
+
+
+@pytest.mark.parametrize("orientation", ["SPL", "IAR", "LSP", "PLI", "RIA"])
+def test_labels_stored_in_another_orientation_are_turned(orientation: str) -> None:
+    # Cubic, so that the shape tells nothing.
+    place = Grid.from_spacing((6, 6, 6), (1.5, 1.0, 0.5), "SPL")
+    pixels = np.zeros((6, 6, 6))
+    pixels[0, :2, :3], pixels[4, 3:, 5] = BRIGHT, BRIGHT
+    way = GridMap.for_card(place, three_d_card(orientation))
+    labels = way.to_model((pixels > 0).astype(np.uint8), order=0)
+    pair = (
+        image_of(pixels, "ZYX", affine=place.affine),
+        truth_of(labels, "ZYX", affine=way.model_grid.affine),
+    )
+    found, events = run(runner_of({1: [ABOVE_HALF]}, ndim=3), [pair])
+    assert found.levels["1"]["iou_pooled"] == 1
+    assert not [e for e in events if isinstance(e, Note)]
+    # Turned and moved by a voxel, they are left as they are, and it is said.
+    moved = way.model_grid.affine.copy()
+    moved[0, 3] += 5.0
+    _, events = run(
+        runner_of({1: [ABOVE_HALF]}, ndim=3),
+        [(pair[0], truth_of(labels, "ZYX", affine=moved))],
+    )
+    assert [e.code for e in events if isinstance(e, Note)] == ["label-geometry"]
+
+
+def three_d_card(orientation: str) -> ModelCard:
+    return runner_of({1: [ABOVE_HALF]}, ndim=3).card.replace(orientation=orientation)
 
 
 def test_each_level_keeps_one_precision_and_the_device_says_which(

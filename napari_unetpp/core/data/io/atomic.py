@@ -11,7 +11,6 @@ import contextlib
 import math
 import os
 import shutil
-import uuid
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -21,6 +20,12 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from napari_unetpp.core.axes import parse_axes
+from napari_unetpp.core.data.io.hidden import (
+    final_place,
+    hidden_beside,
+    remove,
+    remove_abandoned,
+)
 from napari_unetpp.core.data.lazy import release
 from napari_unetpp.core.errors import FileError, InputError, UNetPPError
 
@@ -53,24 +58,6 @@ class Sink(Protocol):
     def abort(self) -> None:
         """Remove what was written; the final name stays as it was."""
         ...
-
-
-def hidden_beside(path: Path, suffix: str = "") -> Path:
-    """Return an unused hidden name in the folder of `path`.
-
-    The suffix of the name is kept, because some writers go by it.
-    """
-    # 40 characters of the name are enough for people; some file systems allow 255 bytes.
-    return path.with_name(f".{path.name[:40]}.{uuid.uuid4().hex[:8]}{suffix}")
-
-
-def remove(path: Path) -> None:
-    """Remove a file or folder if it is there; never raises for one that cannot be removed."""
-    with contextlib.suppress(OSError):
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
 
 
 def reserve(path: Path, nbytes: int) -> None:
@@ -119,7 +106,7 @@ def replacing(path: Path) -> Iterator[Path]:
     Parameters
     ----------
     path : Path
-        The final name. Missing folders are made.
+        The final name. Missing folders are made; a link stays, what it leads to is replaced.
 
     Yields
     ------
@@ -131,12 +118,13 @@ def replacing(path: Path) -> Iterator[Path]:
     FileError
         If it cannot be written; then the final name is as it was and nothing is left behind.
     """
-    staged = hidden_beside(path, path.suffix)
+    place = final_place(path)
+    staged = hidden_beside(place, place.suffix)
     try:
         with writing(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
+            place.parent.mkdir(parents=True, exist_ok=True)
             yield staged
-            os.replace(staged, path)
+            os.replace(staged, place)
     finally:
         remove(staged)
 
@@ -147,7 +135,7 @@ class StagedSink:
     Parameters
     ----------
     path : Path
-        The final name.
+        The final name. A link stays, and what it leads to is replaced.
     axes : str
         Axes of the target as its user writes to it.
     shape : sequence of int
@@ -169,11 +157,13 @@ class StagedSink:
         self._target: Any = None
         self._closed = ""
         self._written = 0
-        self._staged = hidden_beside(self.path, self._staged_suffix())
+        self._place = final_place(self.path)
+        self._staged = hidden_beside(self._place, self._staged_suffix())
         self._scratch: list[Path] = []
         try:
             with writing(self.path):
                 self._check_place()
+                remove_abandoned(self._place)
                 self._open()
         except BaseException:
             self.abort()
@@ -245,7 +235,7 @@ class StagedSink:
             raise InputError(f"the output {self.path} was {self._closed}; open a new one.")
 
     def _check_place(self) -> None:
-        folder = self.path.parent
+        folder = self._place.parent
         if not folder.is_dir():
             raise FileError(
                 f"{self.path} needs the folder {folder}, which does not exist; make it first."
@@ -262,7 +252,7 @@ class StagedSink:
 
     def _buffer(self) -> NDArray[Any]:
         """Return an array of zeros on disk, in a hidden file that goes with the sink."""
-        raw = hidden_beside(self.path, ".raw")
+        raw = hidden_beside(self._place, ".raw")
         self._scratch.append(raw)
         raw.touch(exist_ok=False)
         reserve(raw, math.prod(self.shape) * self.dtype.itemsize)
@@ -271,7 +261,7 @@ class StagedSink:
         return np.memmap(raw, self.dtype, mode, 0, self.shape)
 
     def _replace(self) -> None:
-        os.replace(self._staged, self.path)
+        os.replace(self._staged, self._place)
 
     def _staged_suffix(self) -> str:
         return ".part"

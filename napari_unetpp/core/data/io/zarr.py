@@ -5,6 +5,8 @@ The metadata are the business of ``ngff``; this module reads and writes pixels.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,8 +17,9 @@ from numpy.typing import DTypeLike
 
 from napari_unetpp.core.axes import guess_axes
 from napari_unetpp.core.data.image import Image
-from napari_unetpp.core.data.io.atomic import StagedSink, hidden_beside, remove
+from napari_unetpp.core.data.io.atomic import StagedSink
 from napari_unetpp.core.data.io.formats import is_zarr
+from napari_unetpp.core.data.io.hidden import ASIDE, hidden_beside, remove
 from napari_unetpp.core.data.io.medical import optional
 from napari_unetpp.core.data.io.ngff import read_multiscales, stored_axes, write_attributes
 from napari_unetpp.core.data.lazy import MappedArray, StoredArray
@@ -26,6 +29,8 @@ _CHUNK_PLANE = 512
 _CHUNK_DEPTH = 16
 # A pyramid goes on until a plane fits on a screen.
 _SMALLEST_PLANE = 1024
+# Other processes that may put a result of the same name in place while one is being replaced.
+_TRIES = 4
 
 
 def read_zarr(path: Path, *, name: str) -> Image:
@@ -154,7 +159,7 @@ class ZarrSink(StagedSink):
                     f"{self.path} is a folder that is no OME-Zarr, so it is not replaced; "
                     "choose another --out."
                 )
-            if not os.access(self.path.parent, os.W_OK):
+            if not os.access(self._place.parent, os.W_OK):
                 raise FileError(f"the folder {self.path.parent} is not writable; choose another.")
             return
         super()._check_place()
@@ -210,18 +215,22 @@ class ZarrSink(StagedSink):
         return coarse
 
     def _replace(self) -> None:
-        if not self.path.exists():
-            os.replace(self._staged, self.path)
-            return
         # A folder cannot be replaced at once: the old one steps aside until the new one is in.
-        old = hidden_beside(self.path, ".old")
-        os.replace(self.path, old)
-        try:
-            os.replace(self._staged, self.path)
-        except BaseException:
-            os.replace(old, self.path)
-            raise
-        remove(old)
+        # Where another process puts its own in between, that one steps aside, too.
+        for left in reversed(range(_TRIES)):
+            old = hidden_beside(self._place, ASIDE)
+            with contextlib.suppress(FileNotFoundError):
+                os.replace(self._place, old)
+            try:
+                os.replace(self._staged, self._place)
+                return
+            except OSError as error:
+                if not left or error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                    raise
+            finally:
+                if not self._place.exists() and old.exists():
+                    os.replace(old, self._place)
+                remove(old)
 
     def _clean(self) -> None:
         self._group = None
