@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -171,3 +172,29 @@ def test_a_damaged_chunk_is_told_in_words_when_it_is_read(tmp_path: Path) -> Non
     image = read_image(path)
     with pytest.raises(FileError, match=r"its pixels are damaged at \[0:64, 0:64\] .* copy"):
         np.asarray(image.data[:64, :64])
+
+
+@pytest.mark.parametrize("times", [1, 99])
+def test_a_newcomer_of_the_same_name_steps_aside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, times: int
+) -> None:
+    like = Image.from_array(np.zeros((8, 10), np.uint8))
+    target = save(tmp_path / "l.ome.zarr", like, np.ones((8, 10), np.uint8), "YX", "labels")
+    rename, late = os.replace, iter(range(times))
+
+    def then_a_newcomer(source: Path, to: Path) -> None:
+        rename(source, to)
+        if Path(source) == target and next(late, None) is not None:
+            target.mkdir()
+            (target / "zarr.json").write_text("another's")
+
+    monkeypatch.setattr(zarr_module.os, "replace", then_a_newcomer)
+    values = np.full((8, 10), 2, np.uint8)
+    if times == 1:
+        save(target, like, values, "YX", "labels")
+        np.testing.assert_array_equal(np.asarray(read_image(target).data), values)
+    else:
+        with pytest.raises(FileError, match=r"l\.ome\.zarr cannot be written"):
+            save(target, like, values, "YX", "labels")
+        assert (target / "zarr.json").read_text() == "another's"
+    assert list(tmp_path.iterdir()) == [target]
