@@ -1,8 +1,9 @@
 """The command ``napari-unetpp``: which command is meant, and how it ends.
 
 Exit codes: 0 done; 1 a defect of the program (with its traceback); 2 bad input, in one line;
-130 cancelled with Ctrl-C; 143 ended by the system. Each command lies in a module of its own
-that is imported only when it is meant, so that ``--help`` imports no torch.
+130 cancelled with Ctrl-C; 143 ended by the system, 129 by a terminal that closed. Each command
+lies in a module of its own that is imported only when it is meant, so that ``--help`` imports no
+torch.
 """
 
 from __future__ import annotations
