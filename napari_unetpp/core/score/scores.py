@@ -26,7 +26,8 @@ class Evaluation:
     Attributes
     ----------
     model, device : str
-        The model's name; kind, name and precision of the device at the end.
+        The model's name; kind, name and precision of the device, with the levels that ran in
+        another: "cpu (NAME, bfloat16; L4 float32)".
     n_images : int
         Images that were scored.
     levels : mapping of str to mapping of str to float or None
