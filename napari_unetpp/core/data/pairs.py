@@ -71,7 +71,7 @@ def find_pairs(images: str | os.PathLike[str], labels: str | os.PathLike[str]) -
 
 
 def _files(folder: Path, what: str) -> list[Path]:
-    if not folder.is_dir():
+    if not os.path.isdir(folder):  # also false for a name that is too long
         raise FileError(f"a folder of {what} was expected at {folder}, but there is none.")
     found = [
         f
