@@ -404,6 +404,10 @@ EVALUATE = {
         lambda w: w.evaluate("--images", w.folder / "none", "--labels", w.folder),
         ("a folder of images was expected at", "there is none"),
     ),
+    "folder name too long": Case(
+        lambda w: w.evaluate("--images", "n" * 300, "--labels", w.folder),
+        ("a folder of images was expected at nnn", "there is none"),
+    ),
     "no pairs": Case(
         lambda w: w.evaluate("--images", w.folder, "--labels", w.folder),
         ("holds no images that can be read", "give a folder with files such as .tif"),
