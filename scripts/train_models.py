@@ -174,7 +174,8 @@ def listen(event: object) -> None:
 def measure(name: str, job: FitJob) -> None:
     """Measure time and memory of a finished model anew, where nothing else runs."""
     model = load_model(job.out)
-    names = re.split(r",\s*", model.card.split.split("held out: ")[1].rstrip("."))[:12]
+    names = re.split(r",\s*", model.card.split.split("held out: ")[1].rstrip("."))
+    names = names[: 12 if model.card.network.ndim == 2 else 2]
     pairs = [p for p in job.pairs if p.name in names]
     found = drain(evaluate(Runner(model, choose_device()), pairs)).for_card()
     card = model.card.replace(
