@@ -62,7 +62,7 @@ def test_what_the_models_are_for() -> None:
 
 
 def test_nuclei_of_another_source_come_out_as_objects() -> None:
-    """The labelled image inside the stardist wheel, and what resembles it was kept from training."""
+    """The labelled image inside the stardist wheel; what resembles it was not trained on."""
     spec = importlib.util.find_spec("stardist")
     assert spec is not None, "scripts/setup installs stardist's images"
     folder = Path(spec.submodule_search_locations[0]) / "data" / "images"
