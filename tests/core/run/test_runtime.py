@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import random
 import time
 from pathlib import Path
@@ -203,15 +204,15 @@ def test_what_running_out_of_memory_looks_like(error: Exception, expected: bool)
 
 
 def test_peak_memory_sees_what_was_given_back() -> None:
-    with memory.PeakMemory() as peak:
-        block = np.ones(40 * 2**20, np.uint8)
-        total = int(block[:: 2**12].sum())
+    # Pages of its own, and many: the heap may hold freed memory that a small block would take
+    # again, and may give some back while this is measured.
+    with memory.PeakMemory() as peak, mmap.mmap(-1, 400 * 2**20) as block:
+        for page in range(0, len(block), 4096):
+            block[page] = 1
         latest = time.monotonic() + 10
-        while peak.host_bytes < 2**25 and time.monotonic() < latest:
+        while peak.host_bytes < 2**28 and time.monotonic() < latest:
             time.sleep(0.01)  # on a busy machine the watching thread may come late
-        del block
-    assert total == 40 * 2**8
-    assert 35 < peak.megabytes < 400
+    assert 200 < peak.megabytes < 800
 
 
 def test_estimate_of_the_papers_network() -> None:
