@@ -3,8 +3,8 @@
     .venv/bin/python scripts/train_models.py nuclei ct-head-neck
 
 Takes the same path as ``napari-unetpp train`` (`core.train.fit`). A run that was stopped goes
-on when the command is given again. About an hour for each model on two CPU cores with native
-bfloat16, minutes on a GPU.
+on when the command is given again. On CPU cores with native bfloat16 expect an hour or more for
+each model.
 """
 
 from __future__ import annotations
