@@ -29,7 +29,7 @@ from napari_unetpp.core.data.augment import AugmentConfig
 from napari_unetpp.core.data.labels import LabelRule
 from napari_unetpp.core.data.pairs import find_pairs
 from napari_unetpp.core.events import Note, StepDone, Validated, drain
-from napari_unetpp.core.model.modelfile import load_model, save_model
+from napari_unetpp.core.model.modelfile import Model, load_model, save_model
 from napari_unetpp.core.run.runtime import Runner, choose_device
 from napari_unetpp.core.score.evaluation import evaluate
 from napari_unetpp.core.train.fit import FitJob, fit
@@ -77,7 +77,7 @@ CT_HEAD_NECK = ModelCard(
     name="ct-head-neck",
     description="Seven organs at risk in a head-and-neck CT. An organ that was not contoured in "
     "a training image was treated as unknown. Not a medical device.",
-    network=NetworkConfig(ndim=3, filters=(8, 32, 64, 128, 256), out_channels=7, norm="batch"),
+    network=NetworkConfig(ndim=3, filters=(16, 32, 64, 128, 256), out_channels=7, norm="batch"),
     classes=tuple(ORGANS.values()),
     axes="ZYX",
     input_channels=("CT",),
@@ -97,7 +97,9 @@ def side(name: str) -> str:
     return "held-out" if held_out else "train"
 
 
-def nuclei_job(data: Path, runs: Path, max_seconds: float | None) -> FitJob:
+def nuclei_job(
+    data: Path, runs: Path, max_seconds: float | None, base: Model | None = None
+) -> FitJob:
     """Return the training of ``nuclei``."""
     folder = data / "nuclei"
     with (folder / "metadata.csv").open(newline="") as file:
@@ -107,8 +109,9 @@ def nuclei_job(data: Path, runs: Path, max_seconds: float | None) -> FitJob:
         }
     device = choose_device()
     config = TrainConfig(
-        steps=5000,
+        steps=8000,
         validate_every=500,
+        augment=AugmentConfig(scale=0.45),
         max_seconds=max_seconds,
         device=device.kind,
         precision="float32" if device.precision == "float32" else "bfloat16",
@@ -121,22 +124,29 @@ def nuclei_job(data: Path, runs: Path, max_seconds: float | None) -> FitJob:
         MODELS / "nuclei.safetensors",
         runs / "nuclei",
         table,
+        base=base,
     )
 
 
-def ct_job(data: Path, runs: Path, max_seconds: float | None) -> FitJob:
+def ct_job(
+    data: Path, runs: Path, max_seconds: float | None, base: Model | None = None
+) -> FitJob:
     """Return the training of ``ct-head-neck``."""
     folder = data / "ct_head_neck"
     with (folder / "metadata.csv").open(newline="") as file:
-        table = {
-            row["name"]: TableRow(
-                side(row["name"]), tuple(ORGANS[o].name for o in row["organs"].split())
-            )
-            for row in csv.DictReader(file)
-        }
+        rows = [(row["name"], row["organs"].split()) for row in csv.DictReader(file)]
+    # Half the patients have no contour of the oesophagus or the larynx; the others come twice.
+    table = {
+        name: TableRow(
+            side(name),
+            tuple(ORGANS[o].name for o in organs),
+            weight=2.0 if {"Esophagus", "Larynx"} & set(organs) else 1.0,
+        )
+        for name, organs in rows
+    }
     device = choose_device()
     config = TrainConfig(
-        steps=2000,
+        steps=2500,
         batch=2,
         patch=(48, 64, 64),
         foreground=0.8,
@@ -155,6 +165,7 @@ def ct_job(data: Path, runs: Path, max_seconds: float | None) -> FitJob:
         MODELS / "ct-head-neck.safetensors",
         runs / "ct-head-neck",
         table,
+        base=base,
     )
 
 
@@ -193,6 +204,7 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=ROOT / "runs")
     parser.add_argument("--max-seconds", type=float)
     parser.add_argument("--threads", type=int)
+    parser.add_argument("--base", help="start from this model's weights, a name or a file")
     parser.add_argument("--only-measure", action="store_true", help="time and memory of the card")
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
@@ -203,7 +215,8 @@ def main() -> None:
         if args.only_measure:
             measure(name, JOBS[name](args.data, args.runs, None))
             continue
-        report = drain(fit(JOBS[name](args.data, args.runs, args.max_seconds)), listen)
+        base = load_model(args.base) if args.base else None
+        report = drain(fit(JOBS[name](args.data, args.runs, args.max_seconds, base)), listen)
         logging.info("%s", report.to_json())
 
 

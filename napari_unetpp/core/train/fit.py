@@ -20,7 +20,7 @@ from napari_unetpp.core.data.labels import LabelRule
 from napari_unetpp.core.data.pairs import Pair
 from napari_unetpp.core.errors import FileError, InputError
 from napari_unetpp.core.events import Event, Validated
-from napari_unetpp.core.model.modelfile import SUFFIX, load_model, save_model
+from napari_unetpp.core.model.modelfile import SUFFIX, Model, load_model, save_model
 from napari_unetpp.core.run.runtime import Runner, choose_device
 from napari_unetpp.core.score.evaluation import evaluate
 from napari_unetpp.core.score.scores import Evaluation
@@ -56,6 +56,8 @@ class FitJob:
         Share of images to hold out where the table does not say.
     channel : int, optional
         Channel of the images.
+    base : Model, optional
+        Start from its weights; its network must be the card's. The card names it as parent.
     """
 
     pairs: Sequence[Pair]
@@ -67,6 +69,7 @@ class FitJob:
     table: Mapping[str, TableRow] = field(default_factory=dict)
     held_out: float = 0.2
     channel: int | None = None
+    base: Model | None = None
 
     def __post_init__(self) -> None:
         if self.out.suffix != SUFFIX:
@@ -141,6 +144,11 @@ def describe_split(held_out: Sequence[Pair], n_training: int) -> str:
     return f"{n_training} images for training, {len(held_out)} held out: {names}."
 
 
+def describe_parent(base: Model) -> str:
+    """Return the card's words for the model whose weights a training began with."""
+    return f"{base.card.name} {base.sha256[:16]}"
+
+
 def fit(job: FitJob) -> Generator[Event, None, FitReport]:
     """Train a model from files and write it.
 
@@ -183,6 +191,7 @@ def fit(job: FitJob) -> Generator[Event, None, FitReport]:
         job.config,
         job.folder,
         data=samples.digest,
+        base=job.base,
     )
     try:
         while True:
@@ -202,6 +211,7 @@ def fit(job: FitJob) -> Generator[Event, None, FitReport]:
     card = job.card.replace(
         levels_trained=job.card.network.head_levels,
         version=__version__,
+        parent=job.card.parent if job.base is None else describe_parent(job.base),
         split=job.card.split or describe_split(samples.held_out_pairs, n_training),
     )
     # First without scores: what was trained is not lost, whatever happens to the scoring.

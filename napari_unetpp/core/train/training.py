@@ -25,6 +25,7 @@ from napari_unetpp.core.data.augment import Augmenter
 from napari_unetpp.core.data.sampling import Batch, PatchSampler, Sample, channel_shares
 from napari_unetpp.core.errors import InputError
 from napari_unetpp.core.events import Event, Note, StepDone, Validated
+from napari_unetpp.core.model.modelfile import Model
 from napari_unetpp.core.nn.losses import deep_supervision_loss
 from napari_unetpp.core.nn.network import NestedUNet
 from napari_unetpp.core.train.checkpoint import (
@@ -266,6 +267,7 @@ def train(
     folder: Path,
     *,
     data: str = "",
+    base: Model | None = None,
 ) -> Generator[Event, None, TrainResult]:
     """Train a network; go on from the folder's checkpoint if there is one.
 
@@ -281,6 +283,8 @@ def train(
         Gets ``state.safetensors`` and ``history.csv``.
     data : str
         A hash of the images and of how they were read; a checkpoint of other data is refused.
+    base : Model, optional
+        Start from its weights instead of random ones; its network must be the card's.
 
     Yields
     ------
@@ -295,13 +299,22 @@ def train(
     Raises
     ------
     InputError
-        If the patch does not fit the network, or the checkpoint is of another training.
+        If the patch or the base does not fit the network, or the checkpoint is of another
+        training.
     """
     config.check(card)
+    if base is not None and base.card.network != card.network:
+        raise InputError(
+            f"the base {base.card.name!r} has {base.card.network}, expected {card.network}; "
+            "choose a base of the same network, or start without one."
+        )
     names = [s.name for s in training]
-    job = _Training(card, config, folder, config.fingerprint(card, names, data))
+    origin = data if base is None else f"{data} from {base.sha256}"
+    job = _Training(card, config, folder, config.fingerprint(card, names, origin))
     if job.resume():
         yield Note(f"going on from step {job.step}.", "resumed")
+    elif base is not None:
+        job.network.load_state_dict(base.network.state_dict())
     else:
         job.network.set_head_biases(channel_shares(training, card))
     augmenter = Augmenter(config.augment, config.patch)

@@ -158,3 +158,26 @@ def test_where_the_model_goes_is_checked_before_anything_runs(job: FitJob) -> No
         replace(job, out=job.out.with_suffix(".pt"))
     with pytest.raises(FileError, match="does not exist; make it first"):
         replace(job, out=job.out.parent / "none" / "m.safetensors")
+
+
+def test_a_base_gives_its_weights_and_becomes_the_parent(job: FitJob, tmp_path: Path) -> None:
+    drain(fit(job))
+    base = load_model(job.out)
+    # A rate of nearly 0: what comes out is what went in, batch norm's statistics apart.
+    still = replace(job.config, steps=1, validate_every=1, learning_rate=1e-12)
+    second = replace(
+        job, config=still, base=base, out=tmp_path / "n.safetensors", folder=tmp_path / "run2"
+    )
+    drain(fit(second))
+    found = load_model(second.out)
+    assert found.card.parent == f"spots {base.sha256[:16]}"
+    for name, weight in base.network.named_parameters():
+        assert np.allclose(dict(found.network.named_parameters())[name].detach(), weight.detach())
+
+
+def test_a_base_of_another_network_is_refused(job: FitJob, tmp_path: Path) -> None:
+    drain(fit(job))
+    other = CARD.replace(network=replace(CARD.network, filters=(4, 6, 10)))
+    wrong = replace(job, card=other, base=load_model(job.out), folder=tmp_path / "run2")
+    with pytest.raises(InputError, match="the base 'spots' has .* choose a base of the same"):
+        drain(fit(wrong))
