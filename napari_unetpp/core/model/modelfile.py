@@ -1,6 +1,7 @@
 """A model in one file: weights and card as safetensors, and nothing that could run.
 
-What lies where in the file is the business of :mod:`core.model.modelheader`. A file that does
+What lies where in the file is the business of :mod:`core.model.modelheader`, names and cards
+alone that of :mod:`core.model.cards`. A file that does
 not fit its own card is refused before memory is taken for a network. This module must not
 know images, devices or front ends, and never unpickles.
 """
@@ -8,16 +9,14 @@ know images, devices or front ends, and never unpickles.
 from __future__ import annotations
 
 import contextlib
-import difflib
 import hashlib
-import importlib.resources
 import json
 import math
 import os
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -26,11 +25,12 @@ from numpy.typing import NDArray
 from napari_unetpp.core.config import ModelCard, NetworkConfig
 from napari_unetpp.core.errors import FileError, InputError, ModelFileError
 from napari_unetpp.core.model.cardcheck import parse_card
+from napari_unetpp.core.model.cards import SUFFIX, bundled_models, opened, read_card, resolve
 from napari_unetpp.core.model.modelheader import Entry, Header, encode, read_header
 from napari_unetpp.core.nn.network import NestedUNet
 from napari_unetpp.core.nn.variants import parameter_count
 
-SUFFIX = ".safetensors"
+__all__ = ["SUFFIX", "Model", "bundled_models", "load_model", "read_card", "resolve", "save_model"]
 
 _MAX_LEVELS = 16  # an image of 2^16 pixels would shrink to a single one
 
@@ -57,12 +57,6 @@ class Model:
     sha256: str
 
 
-def bundled_models() -> dict[str, Path]:
-    """Return the models that come with the package, by name."""
-    folder = Path(str(importlib.resources.files("napari_unetpp"))) / "models"
-    return {path.stem: path for path in sorted(folder.glob(f"[!.]*{SUFFIX}"))}
-
-
 def load_model(name_or_path: str | os.PathLike[str]) -> Model:
     """Load a bundled model by its name, or a model file.
 
@@ -86,8 +80,8 @@ def load_model(name_or_path: str | os.PathLike[str]) -> Model:
         If the file is not a model of this package, is cut short, was changed, is of a newer
         format, or its weights do not fit its card. No code of the file runs.
     """
-    path = _resolve(name_or_path)
-    with _opened(path) as stream:
+    path = resolve(name_or_path)
+    with opened(path) as stream:
         size = os.fstat(stream.fileno()).st_size
         header = read_header(stream, size, path)
         expected = _expected_network(header, path)
@@ -100,24 +94,6 @@ def load_model(name_or_path: str | os.PathLike[str]) -> Model:
     state = {name: _tensor(name, entry, data, path) for name, entry in header.table.items()}
     expected.load_state_dict(state, strict=True, assign=True)
     return Model(header.card, expected.eval(), path, header.sha256)
-
-
-def read_card(name_or_path: str | os.PathLike[str]) -> ModelCard:
-    """Read the card of a model without its weights, whose hash is not checked then.
-
-    Parameters
-    ----------
-    name_or_path : str or path
-        As for :func:`load_model`, with the same errors.
-
-    Returns
-    -------
-    ModelCard
-        The card.
-    """
-    path = _resolve(name_or_path)
-    with _opened(path) as stream:
-        return read_header(stream, os.fstat(stream.fileno()).st_size, path).card
 
 
 def save_model(
@@ -171,37 +147,6 @@ def save_model(
     }
     _write_atomic(target, encode(arrays, _card_text(card)))
     return target
-
-
-def _resolve(name_or_path: str | os.PathLike[str]) -> Path:
-    """Return the path of a model; a bundled name goes before a file of that name."""
-    text = os.fspath(name_or_path)
-    bundled = bundled_models()
-    if isinstance(name_or_path, str):
-        if text in bundled:
-            return bundled[text]
-        path = Path(text)
-        if not (path.suffix or os.sep in text or "/" in text or os.path.isfile(text)):
-            close = difflib.get_close_matches(text, bundled, n=1)
-            hint = f"did you mean {close[0]}?" if close else "give one of them or a file."
-            known = ", ".join(bundled) or "none"
-            raise InputError(f"there is no model named {text!r}; bundled are: {known}; {hint}")
-    return Path(text)
-
-
-def _opened(path: Path) -> BinaryIO:
-    """Open a file for reading, or say what stands in the way."""
-    if os.path.isdir(path):  # unlike Path.is_dir, False for a name that is too long
-        raise FileError(f"expected a model file, got the folder {path}; name a file in it.")
-    try:
-        return path.open("rb")
-    except FileNotFoundError as error:
-        known = ", ".join(bundled_models()) or "none"
-        raise FileError(
-            f"there is no model file {path}; check the path or name a bundled model ({known})."
-        ) from error
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-        raise FileError(f"the model file {path} cannot be read ({error}); check it.") from error
 
 
 def _expected_network(header: Header, path: Path) -> NestedUNet:

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from napari_unetpp.core.config import ClassInfo, InstanceRule, ModelCard, NetworkConfig
 from napari_unetpp.core.errors import FileError, InputError, ModelFileError
-from napari_unetpp.core.model import modelfile
+from napari_unetpp.core.model import cards, modelfile
 from napari_unetpp.core.model.modelfile import bundled_models, load_model, read_card, save_model
 from napari_unetpp.core.model.modelheader import CARD_KEY, FORMAT_KEY, HASH_KEY
 from napari_unetpp.core.nn.network import NestedUNet
@@ -349,7 +349,7 @@ def test_random_bytes_are_refused(content: bytes, good: Path) -> None:
 
 
 def test_names(good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(modelfile, "bundled_models", lambda: {"nuclei": good})
+    monkeypatch.setattr(cards, "bundled_models", lambda: {"nuclei": good})
     monkeypatch.chdir(tmp_path)
     (tmp_path / "nuclei").mkdir()  # a folder of that name changes nothing
     assert load_model("nuclei").path == good
