@@ -179,5 +179,5 @@ def test_a_base_of_another_network_is_refused(job: FitJob, tmp_path: Path) -> No
     drain(fit(job))
     other = CARD.replace(network=replace(CARD.network, filters=(4, 6, 10)))
     wrong = replace(job, card=other, base=load_model(job.out), folder=tmp_path / "run2")
-    with pytest.raises(InputError, match="the base 'spots' has .* choose a base of the same"):
+    with pytest.raises(InputError, match=r"the base 'spots' has .* choose a base of the same"):
         drain(fit(wrong))
