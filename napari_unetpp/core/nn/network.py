@@ -8,7 +8,7 @@ Source: DLMIA 2018, Sec. 3; TMI 2020, Eq. 1 and Fig. 1. Knows no images and no f
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import cast
 
 import torch
@@ -185,7 +185,13 @@ class NestedUNet(nn.Module):
         return cast(Tensor, self.nodes[name](source))
 
     def run_stages(
-        self, x: Tensor | None, level: int, nodes: Nodes | None = None, *, keep: bool = True
+        self,
+        x: Tensor | None,
+        level: int,
+        nodes: Nodes | None = None,
+        *,
+        keep: bool = True,
+        before: Callable[[], None] | None = None,
     ) -> Nodes:
         """Compute the stages up to `level` that are not known yet, and nothing else.
 
@@ -200,6 +206,8 @@ class NestedUNet(nn.Module):
         keep : bool
             Keep every node, so that a later call can go deeper. Otherwise a node is freed
             after its last use and only X^{0,j} of heads are left.
+        before : callable, optional
+            Called before each node that is computed; what it raises ends the pass.
 
         Returns
         -------
@@ -212,6 +220,8 @@ class NestedUNet(nn.Module):
         wanted = [n for s in range(level + 1) for n in stage_nodes(self.config, s)]
         todo = [n for n in wanted if n not in known]
         for place, node in enumerate(todo):
+            if before is not None:
+                before()
             known[node] = self.node(node, x, known)
             if not keep:
                 later = {s for n in todo[place + 1 :] for s in self.edges[n].sources}

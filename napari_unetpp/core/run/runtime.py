@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Literal, cast
 
@@ -76,6 +76,10 @@ class Runner:
         Fallbacks that happened, in order.
     agreements : dict
         Result of the check against float32, by level.
+    interrupt : callable, optional
+        Called before every node that is computed, so that a pass can be left in the middle:
+        what it raises ends the pass, comes out unchanged and leaves the runner as it was. It
+        must not look like an error of memory, which has an answer of its own. None at first.
     """
 
     def __init__(self, model: Model, device: Device) -> None:
@@ -83,6 +87,7 @@ class Runner:
         self.device = device
         self.notes: list[Note] = []
         self.agreements: dict[Level, Agreement] = {}
+        self.interrupt: Callable[[], None] | None = None
         own = copy.deepcopy(model.network).eval().requires_grad_(False).float().cpu()
         self._master: NestedUNet = fold_batch_norm(own)
         self._network = self._place(DTYPES[device.precision])
@@ -167,7 +172,9 @@ class Runner:
     def levels(self, x: NDArray[np.float32]) -> Iterator[tuple[int, NDArray[np.float32]]]:
         """Run one trained level after the other, each from the kept nodes of those before.
 
-        After a level that needs float32 the deeper ones run in it too, for its nodes.
+        After a level that needs float32 the deeper ones run in it too, for its nodes. Leaving
+        the generator paused keeps the nodes: it goes deeper whenever it is continued, and
+        closing it lets go of them.
 
         Parameters
         ----------
@@ -193,7 +200,7 @@ class Runner:
             if tensor is None:
                 tensor = self._to_device(x, network)
             with torch.inference_mode(), self._arithmetic(network):
-                nodes = network.run_stages(tensor, level, nodes)
+                nodes = network.run_stages(tensor, level, nodes, before=self.interrupt)
                 result = network.probabilities(network.head(level, nodes).float())
                 found = _to_host(result)
             yield level, found
@@ -223,11 +230,10 @@ class Runner:
         )
 
     def _run(self, network: NestedUNet, x: Tensor, level: Level) -> Tensor:
-        if level != "ensemble":
-            return network.probabilities(network(x, level).float())
-        heads = network.forward_heads(x, tuple(self.card.levels_trained))
-        total = torch.stack([network.probabilities(h.float()) for h in heads.values()])
-        return total.mean(dim=0)
+        nodes = network.run_stages(x, self.stage_of(level), keep=False, before=self.interrupt)
+        levels = self.card.levels_trained if level == "ensemble" else (level,)
+        found = [network.probabilities(network.head(k, nodes).float()) for k in levels]
+        return found[0] if level != "ensemble" else torch.stack(found).mean(dim=0)
 
     def _check_precision(self, x: NDArray[np.float32], level: Level) -> None:
         if self.device.precision == "float32" or level in self.agreements:
