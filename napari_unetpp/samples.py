@@ -1,7 +1,9 @@
-"""napari's File > Open Sample: the phantoms as layers.
+"""napari's File > Open Sample: images to try the plug-in on, all of them without a network.
 
-Each function returns what napari calls LayerData: tuples of array, keyword arguments and layer
-type. napari itself is not imported, so the command line and the tests can call them too.
+The phantoms are made by our own code and come with their exact truth; the immunohistochemistry
+is a real image that lies in scikit-image's wheel, and nobody has labelled it. Each function
+returns what napari calls LayerData: tuples of array, keyword arguments and layer type. napari
+itself is not imported, so the command line and the tests can call them too.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_unetpp.core.data import phantoms
+from napari_unetpp.core.data.phantom_tissue import stained_tissue as make_tissue
 
 LayerData = tuple[NDArray[Any], dict[str, Any], str]
 
@@ -56,6 +59,33 @@ def nuclei_timelapse() -> list[LayerData]:
 def ct_phantom() -> list[LayerData]:
     """Return a head-and-neck CT in HU with seven organs: axes ZYX, scale in mm."""
     return _layers(phantoms.ct_phantom(), "CT phantom")
+
+
+def stained_tissue() -> list[LayerData]:
+    """Return glands in haematoxylin and eosin: RGB image and truth, axes YX, scale in µm."""
+    spacing = 0.5
+    image, labels = make_tissue(spacing=spacing)
+    shared = _plane(spacing, "µm")
+    about: dict[str, Any] = {**shared, "name": "stained tissue", "rgb": True}
+    truth: dict[str, Any] = {**shared, "name": "stained tissue: truth"}
+    return [(image, about, "image"), (labels, truth, "labels")]
+
+
+def immunohistochemistry() -> list[LayerData]:
+    """Return a real section of a human colon (DAB and haematoxylin): RGB, axes YX, no truth."""
+    from skimage import data
+
+    # Its size in µm is not known.
+    about: dict[str, Any] = {**_plane(1.0, "pixel"), "name": "colon, DAB stain", "rgb": True}
+    return [(data.immunohistochemistry(), about, "image")]
+
+
+def _plane(spacing: float, unit: str) -> dict[str, Any]:
+    return {
+        "scale": (spacing, spacing),
+        "units": (unit, unit),
+        "axis_labels": ("y", "x"),
+    }
 
 
 def painted_strokes() -> list[LayerData]:
