@@ -12,7 +12,7 @@ from typing import Literal
 Unit = Literal["megapixel", "megavoxel"]
 
 UNKNOWN = "–"
-_SHORT = {"megapixel": "Mpx", "megavoxel": "Mvx"}
+_SHORT = {"megapixel": "Mpx", "megavoxel": "Mvox"}
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from magicgui.widgets import ComboBox
-from qtpy.QtCore import QSignalBlocker, Qt
+from qtpy.QtCore import QEvent, QObject, QSignalBlocker, Qt
 from qtpy.QtGui import QStandardItem, QStandardItemModel
-from qtpy.QtWidgets import QComboBox, QSizePolicy
+from qtpy.QtWidgets import (
+    QComboBox,
+    QSizePolicy,
+    QStyle,
+    QStyleOptionComboBox,
+    QStylePainter,
+)
 
 from napari_unetpp.widget.labels import tip
 
@@ -41,6 +47,41 @@ def distinct(labels: Sequence[str]) -> list[str]:
     return result
 
 
+class _Eliding(QObject):
+    """Paints a combo box with its middle left out where the text is too long: Qt cuts the end.
+
+    The end of a file's or a layer's name says more than its middle.
+    """
+
+    def __init__(self, combo: QComboBox) -> None:
+        super().__init__(combo)
+        combo.installEventFilter(self)
+
+    def eventFilter(self, watched: QObject | None, event: QEvent | None) -> bool:
+        paints = event is not None and event.type() == QEvent.Type.Paint
+        if not paints or not isinstance(watched, QComboBox):
+            return False
+        style = watched.style()
+        if style is None:
+            return False
+        option = QStyleOptionComboBox()
+        watched.initStyleOption(option)
+        field = style.subControlRect(
+            QStyle.ComplexControl.CC_ComboBox,
+            option,
+            QStyle.SubControl.SC_ComboBoxEditField,
+            watched,
+        )
+        option.currentText = watched.fontMetrics().elidedText(
+            option.currentText, Qt.TextElideMode.ElideMiddle, max(0, field.width() - 3)
+        )
+        painter = QStylePainter(watched)
+        painter.drawComplexControl(QStyle.ComplexControl.CC_ComboBox, option)
+        painter.drawControl(QStyle.ControlElement.CE_ComboBoxLabel, option)
+        painter.end()
+        return True
+
+
 class Choice:
     """A combo box of magicgui with a silent setter.
 
@@ -61,8 +102,10 @@ class Choice:
     ) -> None:
         self.widget = ComboBox(choices=())
         # magicgui asks for the choices anew when a parent changes; here they are given.
-        self.widget.parent_changed.disconnect()
+        moved = getattr(self.widget, "native_parent_changed", None) or self.widget.parent_changed
+        moved.disconnect()
         self.native: QComboBox = self.widget.native
+        self._eliding = _Eliding(self.native)
         self._tooltip = tooltip
         self._changed = changed
         self._quiet = False

@@ -10,7 +10,7 @@ from html import escape
 from math import ceil
 from typing import Literal
 
-from qtpy.QtCore import QPointF, QRectF, QSize, Qt
+from qtpy.QtCore import QEvent, QObject, QPointF, QRectF, QSize, Qt
 from qtpy.QtGui import (
     QColor,
     QPainter,
@@ -21,7 +21,7 @@ from qtpy.QtGui import (
     QTextLayout,
     QTextOption,
 )
-from qtpy.QtWidgets import QFrame, QLabel, QSizePolicy, QWidget
+from qtpy.QtWidgets import QFrame, QGraphicsOpacityEffect, QLabel, QSizePolicy, QWidget
 
 Kind = Literal["none", "good", "plain", "info", "busy", "warning", "error"]
 
@@ -180,6 +180,28 @@ class StateDot(QWidget):
         else:
             painter.drawLine(QPointF(4.8, 4.8), QPointF(9.2, 9.2))
             painter.drawLine(QPointF(9.2, 4.8), QPointF(4.8, 9.2))
+
+
+class _Fader(QObject):
+    """Makes a widget faint while it is disabled."""
+
+    def __init__(self, widget: QWidget) -> None:
+        super().__init__(widget)
+        self._effect = QGraphicsOpacityEffect(widget)
+        self._effect.setOpacity(0.4)
+        self._effect.setEnabled(not widget.isEnabled())
+        widget.setGraphicsEffect(self._effect)
+        widget.installEventFilter(self)
+
+    def eventFilter(self, watched: QObject | None, event: QEvent | None) -> bool:
+        if event is not None and event.type() == QEvent.Type.EnabledChange:
+            self._effect.setEnabled(isinstance(watched, QWidget) and not watched.isEnabled())
+        return False
+
+
+def fade_when_off(widget: QWidget) -> None:
+    """Make a widget faint while it is off: napari's style does not show that of a slider."""
+    _Fader(widget)
 
 
 class Rule(QFrame):

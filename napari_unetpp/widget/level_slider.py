@@ -6,8 +6,9 @@ A view: it shows what it is told and says what a person chose. It knows no model
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
-from qtpy.QtCore import QPoint, QSize, Qt, Signal
+from qtpy.QtCore import QPoint, QRect, QSize, Qt, Signal
 from qtpy.QtGui import QMouseEvent, QPainter, QPaintEvent, QPalette, QPen, QResizeEvent
 from qtpy.QtWidgets import (
     QAbstractSlider,
@@ -20,7 +21,7 @@ from qtpy.QtWidgets import (
 )
 
 from napari_unetpp.widget.figures_table import LevelFigures, Row, table
-from napari_unetpp.widget.labels import TextLabel, tip
+from napari_unetpp.widget.labels import TextLabel, fade_when_off, tip
 
 LEVELS = (1, 2, 3, 4)
 
@@ -28,18 +29,9 @@ _SLIDER_TIP = (
     "How deep the network goes: L1 is there at once, L4 is best. "
     "A level that is already computed is shown without computing."
 )
-_BACKWARDS = frozenset(
-    {
-        QAbstractSlider.SliderAction.SliderSingleStepSub,
-        QAbstractSlider.SliderAction.SliderPageStepSub,
-    }
-)
-_FORWARDS = frozenset(
-    {
-        QAbstractSlider.SliderAction.SliderSingleStepAdd,
-        QAbstractSlider.SliderAction.SliderPageStepAdd,
-    }
-)
+_Action = QAbstractSlider.SliderAction
+_BACKWARDS: tuple[Any, ...] = (_Action.SliderSingleStepSub.value, _Action.SliderPageStepSub.value)
+_FORWARDS: tuple[Any, ...] = (_Action.SliderSingleStepAdd.value, _Action.SliderPageStepAdd.value)
 
 
 class StopSlider(QSlider):
@@ -62,6 +54,7 @@ class StopSlider(QSlider):
         self.setValue(self._resting)
         self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
         self.setMinimumHeight(28)
+        fade_when_off(self)
         self.actionTriggered.connect(self._adjust)
         self.valueChanged.connect(self._settle)
 
@@ -130,7 +123,7 @@ class StopSlider(QSlider):
             x = round(self.stop_x(level))
             painter.drawLine(x, bottom - 4, x, bottom)
 
-    def _sub_rect(self, option: QStyleOptionSlider):  # type: ignore[no-untyped-def]
+    def _sub_rect(self, option: QStyleOptionSlider) -> QRect:
         style = self.style()
         assert style is not None
         return style.subControlRect(
@@ -146,9 +139,9 @@ class StopSlider(QSlider):
     def _adjust(self, action: int) -> None:
         """Let a step of the keyboard jump over stops that were not trained."""
         value = self.value()
-        if action in {a.value for a in _FORWARDS}:
+        if action in _FORWARDS:
             self.setSliderPosition(min((t for t in self._trained if t > value), default=value))
-        elif action in {a.value for a in _BACKWARDS}:
+        elif action in _BACKWARDS:
             self.setSliderPosition(max((t for t in self._trained if t < value), default=value))
         elif self.sliderPosition() not in self._trained:
             self.setSliderPosition(self.nearest(self.sliderPosition()))

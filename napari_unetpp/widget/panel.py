@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -25,22 +26,28 @@ from qtpy.QtWidgets import (
     QVBoxLayout,
     QWidget,
 )
-from superqt import QCollapsible, QLabeledDoubleSlider
+from superqt import QLabeledDoubleSlider
 
 from napari_unetpp.widget.figures_table import LevelFigures, ensemble_text
+from napari_unetpp.widget.fold import Fold
 from napari_unetpp.widget.forms import Choice, ModelItem
-from napari_unetpp.widget.labels import Kind, Rule, StateDot, TextLabel, tip
+from napari_unetpp.widget.labels import Kind, Rule, StateDot, TextLabel, fade_when_off, tip
 from napari_unetpp.widget.level_slider import LevelSlider
 
 __all__ = ["LevelFigures", "ModelItem", "Panel"]
 
 _SUFFIX = ".safetensors"
 _REGIONS = (("this view", "view"), ("this slice", "slice"), ("everything", "all"))
+_REGION_TIPS = (
+    "What is on screen.",
+    "The whole slice, frame or volume that is shown.",
+    "All slices, frames and positions.",
+)
 _OUTPUTS = (("labels", "labels"), ("probabilities", "probabilities"), ("objects", "instances"))
 _LIVE = "Predict what is on screen, L1 first, whenever you pan, zoom or change something."
 _THRESHOLD = "A pixel belongs to a class from this probability on. It acts at once."
 _MIN_SIZE = "Objects of fewer pixels are left out."
-_MIN_SIZE_OFF = "The least size acts on objects: choose the output ‘objects’ first."
+_MIN_SIZE_OFF = "The least size acts on objects: choose the output “objects” first."
 _ENSEMBLE = "The mean of all levels: it takes as long as the last one."
 _ENSEMBLE_ON = "The ensemble takes all levels: switch it off to choose one."
 _RUN = "Predict the chosen region and keep the result as a layer (Ctrl+Alt+R)."
@@ -77,6 +84,13 @@ class Panel(QWidget):
     device_clicked = Signal()
     toggle_clicked = Signal()
 
+    _image: Choice
+    _channel: Choice
+    _axes: Choice
+    _model: Choice
+    _region: Choice
+    _output: Choice
+
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self.setObjectName("unetpp_panel")
@@ -110,7 +124,7 @@ class Panel(QWidget):
     @property
     def channel(self) -> int | None:
         """The index of the channel, None where there is nothing to choose."""
-        value = self._channel.value
+        value: int | None = self._channel.value
         return None if value is None else int(value)
 
     @property
@@ -208,7 +222,6 @@ class Panel(QWidget):
         """Choose the mean of all levels, or one of them."""
         with self._silently():
             self._ensemble.setChecked(ensemble)
-        self._levels.set_available(not ensemble, _ENSEMBLE_ON)
 
     def set_live(self, live: bool, reason: str = "") -> None:
         """Switch live on or off; a reason says why it cannot be switched."""
@@ -341,7 +354,7 @@ class Panel(QWidget):
         self._region = Choice(
             "region_combo", "Region", "What a run covers.", self._relay("region_changed")
         )
-        self._region.set_choices(_REGIONS, "all")
+        self._region.set_choices(_REGIONS, "all", _REGION_TIPS)
         self._output = Choice(
             "output_combo",
             "Output",
@@ -380,15 +393,20 @@ class Panel(QWidget):
         self._live.toggled.connect(self._relay("live_changed"))
         self._threshold = QLabeledDoubleSlider(Qt.Orientation.Horizontal)
         self._threshold.setRange(0.0, 1.0)
-        self._threshold.setSingleStep(0.01)
-        self._threshold.setPageStep(0.1)
+        self._threshold.setSingleStep(0.01)  # type: ignore[arg-type]  # superqt says int
+        self._threshold.setPageStep(0.1)  # type: ignore[arg-type]
         self._threshold.setDecimals(2)
         self._threshold.setValue(0.5)
+        fade_when_off(self._threshold)
         self._name(self._threshold, "threshold_slider", "Threshold", _THRESHOLD)
         self._threshold.valueChanged.connect(self._threshold_chosen)
 
     def _make_actions(self) -> None:
         self._run = self._button("Run", "run_button", _RUN, "run_clicked")
+        font = self._run.font()
+        font.setBold(True)
+        self._run.setFont(font)
+        self._run.setMinimumWidth(96)
         self._cancel = self._button("Cancel", "cancel_button", _CANCEL, "cancel_clicked")
         self._estimate = TextLabel(muted=True)
         self._estimate.setObjectName("estimate_label")
@@ -418,6 +436,7 @@ class Panel(QWidget):
         form.setHorizontalSpacing(6)
         form.setVerticalSpacing(5)
         form.setColumnStretch(1, 1)
+        form.setColumnMinimumWidth(0, 50)
         self._image_label = self._label("Image", self._image.native)
         self._channel_label = self._label("Channel", self._channel.native)
         form.addWidget(self._image_label, 0, 0)
@@ -456,7 +475,7 @@ class Panel(QWidget):
         column.addStretch(1)
         self._progress.hide()
 
-    def _make_more(self) -> QCollapsible:
+    def _make_more(self) -> Fold:
         """Return what few need, folded away."""
         content = QWidget()
         form = QGridLayout(content)
@@ -466,9 +485,8 @@ class Panel(QWidget):
         form.addWidget(self._axes.native, 0, 1)
         form.addWidget(self._label("Least size", self._min_size), 1, 0)
         form.addWidget(self._min_size, 1, 1)
-        more = QCollapsible("More")
+        more = Fold("More", "Axes of the image, least size of objects.")
         more.setObjectName("more_group")
-        more.setDuration(0)
         more.addWidget(content)
         return more
 
@@ -493,7 +511,7 @@ class Panel(QWidget):
             self._toggle,
             self._copy,
         ]
-        for first, second in zip(order, order[1:], strict=False):
+        for first, second in pairwise(order):
             QWidget.setTabOrder(first, second)
 
     @staticmethod
@@ -546,6 +564,7 @@ class Panel(QWidget):
         self.output_changed.emit(output)
 
     def _ensemble_chosen(self, ensemble: bool) -> None:
+        self._ensemble_figures.set_muted(not ensemble)
         self._levels.set_available(not ensemble, _ENSEMBLE_ON)
         if not self._quiet:
             self.ensemble_changed.emit(ensemble)
@@ -571,9 +590,14 @@ class Panel(QWidget):
         self._run.setToolTip(tip(reason or _RUN))
 
     def _show_rows(self) -> None:
-        for widget in (self._image_label, self._image.native):
-            widget.setVisible(not self._empty)
-        for widget in (self._hint, self._sample):
-            widget.setVisible(self._empty)
-        for widget in (self._channel_label, self._channel.native):
-            widget.setVisible(not self._empty and self._channels > 1)
+        several = self._channels > 1
+        shown: list[tuple[QWidget, bool]] = [
+            (self._image_label, not self._empty),
+            (self._image.native, not self._empty),
+            (self._hint, self._empty),
+            (self._sample, self._empty),
+            (self._channel_label, several and not self._empty),
+            (self._channel.native, several and not self._empty),
+        ]
+        for widget, visible in shown:
+            widget.setVisible(visible)
