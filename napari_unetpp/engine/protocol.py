@@ -1,0 +1,230 @@
+"""What the engine is asked for and what it answers: frozen data, nothing else.
+
+Knows numpy and the package's errors; no process, no thread, no torch, no viewer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_unetpp.core.errors import UNetPPError
+
+Level = int | Literal["ensemble"]
+JobState = Literal["queued", "running", "done", "cancelled", "failed"]
+StateKind = Literal["stopped", "starting", "ready", "busy", "failed"]
+Code = Literal[
+    "input", "file", "model", "device", "memory", "killed", "hung", "start", "bug", "cancelled"
+]
+
+
+class EngineError(UNetPPError, OSError):
+    """A job failed, or the worker did.
+
+    Parameters
+    ----------
+    message : str
+        One sentence for people: what happened and what to do.
+    code : str
+        For programs: "input", "file", "model", "device" and "memory" say what does not
+        fit, "killed", "hung" and "start" what became of the worker, "bug" is a defect of
+        ours; :meth:`Job.wait` of a cancelled job raises "cancelled".
+    details : str
+        Traceback or last lines of the worker, for a log; may be empty.
+    """
+
+    def __init__(self, message: str, code: Code = "bug", details: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.code: Code = code
+        self.details = details
+
+    def __str__(self) -> str:
+        return self.message
+
+
+@dataclass(frozen=True, eq=False)
+class LayerSource:
+    """Pixels that the client serves on request, region by region.
+
+    Attributes
+    ----------
+    data : array-like
+        Has shape, dtype and basic slicing: numpy, dask, zarr. Read on a thread of the engine.
+    axes : str
+        A letter of PTCZYXS for each axis of `data`.
+    spacing : tuple of float, optional
+        Of each spatial axis, in the order Z, Y, X.
+    unit : str, optional
+        Of `spacing`.
+    affine : ndarray, optional
+        4x4, array index (z, y, x, 1) to RAS in mm.
+    name : str
+        For messages.
+    key : str
+        The same key means the same pixels: what was fitted or kept for it is used again.
+        Nothing is kept for an empty one.
+    """
+
+    data: Any
+    axes: str
+    spacing: tuple[float, ...] | None = None
+    unit: str | None = None
+    affine: NDArray[np.float64] | None = None
+    name: str = "image"
+    key: str = ""
+
+
+@dataclass(frozen=True)
+class ModelRequest:
+    """Which model, and where.
+
+    Attributes
+    ----------
+    model : str
+        Name of a bundled model, or path of a model file.
+    device : str
+        "auto", "cpu", "cuda" or "mps".
+    precision : str
+        "auto", "float32", "bfloat16" or "float16".
+    threads : int, optional
+        Threads of the CPU; torch's own choice if None.
+    """
+
+    model: str
+    device: str = "auto"
+    precision: str = "auto"
+    threads: int | None = None
+
+
+@dataclass(frozen=True)
+class RunRequest:
+    """A run over an image.
+
+    Attributes
+    ----------
+    model : ModelRequest
+        Which model, and where.
+    level : int or "ensemble"
+        A trained level, or the mean of all of them.
+    kind : {"labels", "probabilities", "instances"}
+        What is written.
+    threshold, channel, min_size, tile
+        As for :func:`napari_unetpp.core.run.inference.predict`.
+    region : tuple of (int, int), optional
+        (start, stop) for each axis of the result but C; everything if None.
+    """
+
+    model: ModelRequest
+    level: Level
+    kind: str = "labels"
+    threshold: float | None = None
+    channel: int | None = None
+    min_size: int | None = None
+    tile: int | None = None
+    region: tuple[tuple[int, int], ...] | None = None
+
+
+@dataclass(frozen=True)
+class ViewRequest:
+    """What is on screen, level after level.
+
+    Attributes
+    ----------
+    model : ModelRequest
+        Which model, and where.
+    level : int or "ensemble"
+        Go as far as this; "ensemble" goes through all trained levels and adds their mean.
+    region : tuple of (int, int)
+        (start, stop) for each axis of the source's data but C and S, in their order. For a
+        2D model every axis but Y and X has length 1, for a 3D model P and T have.
+    channel : int, optional
+        Channel for a model that takes one.
+    skip : tuple of int
+        Levels that the client already has of this very view; they are not sent again.
+    """
+
+    model: ModelRequest
+    level: Level
+    region: tuple[tuple[int, int], ...]
+    channel: int | None = None
+    skip: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Event:
+    """Base of what the listeners of a job get."""
+
+
+@dataclass(frozen=True)
+class ModelReady(Event):
+    """A model is loaded: where it runs, in what, and why not on a better device."""
+
+    device: str
+    precision: str
+    reason: str
+    levels_trained: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class LevelReady(Event):
+    """One level of a view.
+
+    Attributes
+    ----------
+    level : int or "ensemble"
+        Which one.
+    probabilities : ndarray of float32, shape (channels, *region without C and S)
+        All channels of the network, the client's own copy.
+    seconds : float
+        What computing this level from nothing took, without reading and sending; levels
+        that went on from kept nodes count what those took.
+    """
+
+    level: Level
+    probabilities: NDArray[np.float32]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Progress(Event):
+    """Tiles finished and tiles in all; not every tile is told, the last one always is."""
+
+    done: int
+    total: int
+    level: Level
+
+
+@dataclass(frozen=True)
+class Written(Event):
+    """This part of the sink is new."""
+
+    region: tuple[slice, ...]
+
+
+@dataclass(frozen=True)
+class Noted(Event):
+    """Something that the user should be told, in one sentence, with a word for programs."""
+
+    message: str
+    code: str
+
+
+@dataclass(frozen=True, eq=False)
+class Finished(Event):
+    """The last event of every job."""
+
+    state: JobState
+    result: Any
+    error: EngineError | None
+
+
+@dataclass(frozen=True)
+class EngineState:
+    """What the engine is doing; `message` is one sentence and may be empty."""
+
+    kind: StateKind
+    message: str = ""

@@ -1,0 +1,225 @@
+"""The jobs that the client may ask for, one after the other.
+
+Knows the core and the link to the client.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+
+from napari_unetpp.core.data.image import Image
+from napari_unetpp.core.errors import (
+    DeviceError,
+    FileError,
+    InputError,
+    ModelFileError,
+    OutOfMemory,
+    UNetPPError,
+)
+from napari_unetpp.core.events import Note, TileDone
+from napari_unetpp.core.run.inference import predict
+from napari_unetpp.core.run.instances import label_instances
+from napari_unetpp.core.run.memory import is_out_of_memory
+from napari_unetpp.core.run.runtime import Runner
+from napari_unetpp.core.run.source import Source
+from napari_unetpp.engine.protocol import Code, EngineError
+from napari_unetpp.engine.wire import Message, from_error, to_model, to_run, to_view
+from napari_unetpp.engine.worker.link import Cancelled, Link, RemoteArray, RemoteSink
+from napari_unetpp.engine.worker.views import show
+from napari_unetpp.engine.worker.warm import Warm
+
+# One thread for all: jobs go one after the other, and the pool of threads that a library
+# of the CPU makes for each thread that calls it is made once.
+_COMPUTE = ThreadPoolExecutor(1, thread_name_prefix="unetpp-compute")
+_WARM = Warm()
+
+_CODES: tuple[tuple[type[UNetPPError], Code], ...] = (
+    (InputError, "input"),
+    (ModelFileError, "model"),
+    (FileError, "file"),
+    (DeviceError, "device"),
+    (OutOfMemory, "memory"),
+)
+
+
+def work(task: Any, kind: str, message: Message) -> Message:
+    """Do a job when those before it are over.
+
+    Parameters
+    ----------
+    task : appose task
+        Of this job.
+    kind : str
+        Which one, see `_JOBS`.
+    message : dict
+        What it is about.
+
+    Returns
+    -------
+    dict
+        ``state`` ("done", "cancelled", "failed") and ``result`` or ``error``.
+    """
+    return _COMPUTE.submit(_work, task, kind, message).result()
+
+
+def _work(task: Any, kind: str, message: Message) -> Message:
+    link = Link(task)
+    try:
+        link.check()
+        result = _JOBS[kind](link, message)
+        link.flush()
+        return {"state": "done", "result": result}
+    except Cancelled:
+        return {"state": "cancelled"}
+    except BaseException as error:
+        return {"state": "failed", "error": from_error(in_words(error))}
+    finally:
+        link.close()
+
+
+def in_words(error: BaseException) -> EngineError:
+    """Return an error as the client's user should read it."""
+    if isinstance(error, EngineError):
+        return error
+    for kind, code in _CODES:
+        if isinstance(error, kind):
+            return EngineError(str(error), code)
+    if isinstance(error, UNetPPError):
+        return EngineError(str(error), "input")
+    details = "".join(traceback.format_exception(error))
+    first = " ".join(str(error).split())[:200]
+    if is_out_of_memory(error):
+        return EngineError(
+            f"memory ran out in the worker ({first or 'no more is given'}); close other programs, "
+            "or take a smaller region or a lower level.",
+            "memory",
+            details,
+        )
+    return EngineError(
+        f"something unexpected went wrong in the worker ({type(error).__name__}: {first}): this "
+        "is a defect, please report it.",
+        "bug",
+        details,
+    )
+
+
+def _image(link: Link, source: Mapping[str, Any]) -> Image:
+    """Return the client's source as an image of the core."""
+    spacing, affine = source["spacing"], source["affine"]
+    return Image(
+        RemoteArray(link, tuple(source["shape"]), source["dtype"]),
+        source["axes"],
+        None if spacing is None else tuple(spacing),
+        source["unit"],
+        None if affine is None else np.asarray(affine, np.float64),
+        source["name"],
+    )
+
+
+def _ready(runner: Runner) -> Message:
+    return {
+        "device": runner.device.kind,
+        "precision": runner.device.precision,
+        "reason": runner.device.reason,
+        "levels_trained": list(runner.card.levels_trained),
+    }
+
+
+def _load(link: Link, message: Message) -> Message:
+    runner, _ = _WARM.runner(to_model(message["request"]), link.check)
+    return _ready(runner)
+
+
+def _run(link: Link, message: Message) -> Message:
+    request = to_run(message["request"])
+    runner, model = _WARM.runner(request.model, link.check)
+    image = _image(link, message["source"])
+    if _WARM.view is not None:
+        _WARM.view.let_go_of_nodes()  # they may be gigabytes, and the run plans with what is free
+    source = Source(image, runner.card, request.channel)
+    kept, notes = _WARM.fitted(source, image, message["source"]["key"], request.channel, model)
+    for note in notes:
+        link.note(note)
+    shape = message["sink"]
+    sink: Any = RemoteSink(link, tuple(shape)) if shape is not None else _Shapeless(link)
+    run = predict(
+        image,
+        runner,
+        sink,
+        level=request.level,
+        kind=request.kind,
+        threshold=request.threshold,
+        channel=request.channel,
+        tile=request.tile,
+        min_size=request.min_size,
+        normalisers=kept,
+        region=None if request.region is None else tuple(slice(a, b) for a, b in request.region),
+    )
+    try:
+        while True:
+            event = next(run)
+            link.check()
+            if isinstance(event, TileDone):
+                link.progress(event.done, event.total, request.level)
+            elif isinstance(event, Note):
+                link.note(event)
+    except StopIteration as stop:
+        result: Message = stop.value.to_json()
+    finally:
+        run.close()
+    told = [{"code": n.code, "message": n.message} for n in notes]
+    result["notes"] = [*told, *(n for n in result["notes"] if n not in told)]
+    return result
+
+
+class _Shapeless(RemoteSink):
+    """A sink whose shape the client's array does not tell: the core's regions are complete."""
+
+    def __init__(self, link: Link) -> None:
+        super().__init__(link, ())
+        del self.shape
+
+    def __setitem__(self, index: Any, values: Any) -> None:
+        self._link.give("write", tuple(slice(i.start, i.stop, 1) for i in index), values)
+
+
+def _view(link: Link, message: Message) -> Message:
+    request = to_view(message["request"])
+    runner, model = _WARM.runner(request.model, link.check)
+    image = _image(link, message["source"])
+    levels = show(_WARM, link, runner, model, image, message["source"]["key"], request)
+    return {"levels": levels}
+
+
+def _objects(link: Link, message: Message) -> Message:
+    runner, _ = _WARM.runner(to_model(message["request"]), link.check)
+    shape = tuple(message["source"]["shape"])
+    probabilities = RemoteArray(link, shape, message["source"]["dtype"])[...]
+    labels = label_instances(
+        probabilities,
+        runner.card,
+        threshold=message["threshold"],
+        min_size=message["min_size"],
+    )
+    sink = RemoteSink(link, labels.shape)
+    sink[...] = labels
+    return {}
+
+
+def _stats(link: Link, message: Message) -> Message:
+    view = _WARM.view
+    return {"nodes": _WARM.nodes, "kept": [] if view is None else sorted(view.levels_done)}
+
+
+_JOBS: dict[str, Callable[[Link, Message], Message]] = {
+    "load": _load,
+    "run": _run,
+    "view": _view,
+    "objects": _objects,
+    "stats": _stats,
+}

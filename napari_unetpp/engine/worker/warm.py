@@ -1,0 +1,117 @@
+"""What stays in the worker between jobs: models, fitted intensities, the last view.
+
+Knows the core; no message and no process.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from napari_unetpp.core.data.image import Image
+from napari_unetpp.core.data.preprocess import Normaliser
+from napari_unetpp.core.errors import UNetPPError
+from napari_unetpp.core.events import Note
+from napari_unetpp.core.model.modelfile import load_model
+from napari_unetpp.core.run.runtime import Runner, choose_device
+from napari_unetpp.core.run.source import Source
+from napari_unetpp.engine.protocol import EngineError, ModelRequest
+
+if TYPE_CHECKING:
+    from napari_unetpp.engine.worker.views import View
+
+MODELS = 2
+FITS = 64
+
+Key = tuple[Any, ...]
+
+
+class Warm:
+    """What is kept.
+
+    Attributes
+    ----------
+    view : View, optional
+        The last view; its nodes are what going deeper starts from.
+    nodes : int
+        Nodes of networks that were computed so far.
+    """
+
+    def __init__(self) -> None:
+        self.view: View | None = None
+        self.nodes = 0
+        self._runners: OrderedDict[Key, Runner] = OrderedDict()
+        self._fits: OrderedDict[Key, tuple[list[Normaliser], list[Note]]] = OrderedDict()
+        self._threads = torch.get_num_threads()
+
+    def runner(self, request: ModelRequest, check: Callable[[], None]) -> tuple[Runner, Key]:
+        """Return the model on its device, loaded if it is not there or its file changed.
+
+        Parameters
+        ----------
+        request : ModelRequest
+            Which one.
+        check : callable
+            Called before every node that is computed.
+
+        Returns
+        -------
+        Runner
+            The model.
+        tuple
+            Names it in keys of what is kept.
+        """
+        threads = request.threads or self._threads
+        if threads != torch.get_num_threads():
+            torch.set_num_threads(threads)
+        key = _key(request)
+        runner = self._runners.get(key)
+        if runner is None:
+            device = choose_device(request.device, request.precision)
+            try:
+                model = load_model(request.model)
+            except (UNetPPError, OSError) as error:
+                raise EngineError(str(error), "model") from error
+            runner = self._runners[key] = Runner(model, device)
+            while len(self._runners) > MODELS:
+                old, _ = self._runners.popitem(last=False)
+                if self.view is not None and self.view.key[0] == old:
+                    self.view = None
+        self._runners.move_to_end(key)
+
+        def before_node() -> None:
+            check()
+            self.nodes += 1
+
+        runner.interrupt = before_node
+        return runner, key
+
+    def fitted(
+        self, source: Source, image: Image, key: str, channel: int | None, model: Key
+    ) -> tuple[list[Normaliser], list[Note]]:
+        """Return the intensity rule fitted to the whole image, from memory if it has a key."""
+        place = (key, image.axes, image.shape, channel, model[0])
+        found = self._fits.get(place) if key else None
+        if found is None:
+            found = source.fit()
+            if key:
+                self._fits[place] = found
+                while len(self._fits) > FITS:
+                    self._fits.popitem(last=False)
+        return found
+
+
+def _key(request: ModelRequest) -> Key:
+    path = Path(request.model)
+    try:
+        status = path.stat()
+    except OSError:
+        return (str(path), 0, 0, request.device, request.precision)
+    return (
+        str(path.resolve()), status.st_mtime_ns, status.st_size, request.device,
+        request.precision,
+    )  # fmt: skip
