@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from napari_unetpp.core.axes import Part
 from napari_unetpp.core.config import ModelCard
 from napari_unetpp.core.data.image import Image
+from napari_unetpp.core.data.preprocess import Normaliser
 from napari_unetpp.core.errors import InputError, OutOfMemory
 from napari_unetpp.core.events import Event, Note, TileDone
 from napari_unetpp.core.run.instances import label_instances
@@ -56,7 +57,7 @@ class Prediction:
     axes : str
         Axes of the result.
     shape : tuple of int
-        Its shape.
+        Its shape; of the whole also where only a region was run.
     device, precision : str
         Where it ran in the end.
     n_tiles : int
@@ -112,10 +113,16 @@ def predict(
     channel: int | None = None,
     tile: int | None = None,
     min_size: int | None = None,
+    normalisers: Sequence[Normaliser] | None = None,
+    region: Sequence[slice] | None = None,
 ) -> Generator[Event, None, Prediction]:
     """Segment an image.
 
-    A 2D network runs over every P, T and Z, a 3D one over every P and T.
+    A 2D network runs over every P, T and Z, a 3D one over every P and T. A region gets what a
+    run over everything would give it: intensities are those of the whole image, and the
+    image around it is read as far as the network sees. It costs what it covers and that
+    margin, except where the model has a spacing or orientation of its own: then whole planes
+    or volumes are computed. Objects are the exception too: they are found in the region alone.
 
     Parameters
     ----------
@@ -124,8 +131,9 @@ def predict(
     runner : Runner
         The model on its device.
     sink : array-like
-        Regions are assigned to it; axes, shape and type are those of :func:`output_axes`.
-        It is never committed here, and closing the generator leaves it as it is.
+        Regions are assigned to it; axes, shape and type are those of :func:`output_axes`, of
+        the whole image also where only a region is run: the rest stays as it is then. It is
+        never committed here, and closing the generator leaves it as it is.
     level : int or "ensemble"
         A trained level, or the mean of all trained ones.
     kind : {"labels", "probabilities", "instances"}
@@ -140,6 +148,12 @@ def predict(
         Largest core of a tile, at least 2^level; chosen by level and memory if None.
     min_size : int, optional
         Least size of an object for instances; the card's if None.
+    normalisers : sequence of Normaliser, optional
+        From :func:`fit_normalisers` of the image, so that nothing has to be fitted (and no
+        note about intensities is repeated).
+    region : sequence of slice, optional
+        Part of the image to segment: start and stop (no step) along each axis of the
+        result but C, in the order of :func:`output_axes`. Everything if None.
 
     Yields
     ------
@@ -159,7 +173,7 @@ def predict(
     OutOfMemory
         While running, if nothing is small enough.
     """
-    job = _Job(image, runner, level, kind, threshold, channel, tile, min_size)
+    job = _Job(image, runner, level, kind, threshold, channel, tile, min_size, normalisers, region)
     _check_sink(sink, job)
     return _guarded(job, sink)
 
@@ -177,6 +191,8 @@ class _Job:
         channel: int | None,
         tile: int | None,
         min_size: int | None,
+        normalisers: Sequence[Normaliser] | None,
+        region: Sequence[slice] | None,
     ) -> None:
         self.card: ModelCard = runner.card
         self.runner = runner
@@ -195,8 +211,14 @@ class _Job:
         self.min_size = min_size
         self.source = Source(image, self.card, channel)
         self.axes, self.shape, self.dtype = output_axes(image, self.card, kind)
+        self.parts, self.region = self.source.select(region)
+        self.normalisers: list[Normaliser] | None = None
+        if normalisers is not None:
+            self.normalisers = self.source.check_normalisers(normalisers)
         self.space: Space = space_for(self.source)
-        self.plan = plan_tiles(runner, level, self.space.shape, tile)
+        # Where the grids differ, a pixel's value depends on more than a region and its halo.
+        planned = self.region if self.space.direct else None
+        self.plan = plan_tiles(runner, level, self.space.shape, tile, planned)
 
     @property
     def whole(self) -> bool:
@@ -228,8 +250,8 @@ def _guarded(job: _Job, sink: Any) -> Generator[Event, None, Prediction]:
 def _predict(job: _Job, sink: Any) -> Generator[Event, None, Prediction]:
     start = time.perf_counter()
     notes: list[Note] = []
-    parts, runner = job.source.parts, job.runner
-    normalisers, found = job.source.fit()
+    parts, runner = job.parts, job.runner
+    normalisers, found = (job.normalisers, []) if job.normalisers else job.source.fit()
     for note in [*found, *job.space.notes, *_warnings(job)]:
         notes.append(note)
         yield note
@@ -252,9 +274,9 @@ def _predict(job: _Job, sink: Any) -> Generator[Event, None, Prediction]:
             region = _write(job, sink, parts[item.plane], item.tile.core, item.probabilities)
         else:
             if kept is None:
-                kept = np.empty((item.probabilities.shape[0], *job.plan.shape), np.float32)
-                missing = math.prod(job.plan.shape)
-            kept[(slice(None), *item.tile.core)] = item.probabilities
+                kept = np.empty((item.probabilities.shape[0], *_shape(job.plan.region)), np.float32)
+                missing = math.prod(kept.shape[1:])
+            kept[(slice(None), *_within(item.tile.core, job.plan.region))] = item.probabilities
             missing -= math.prod(item.probabilities.shape[1:])
             if missing == 0:
                 region = _write_whole(job, sink, parts[item.plane], kept)
@@ -278,15 +300,27 @@ def _predict(job: _Job, sink: Any) -> Generator[Event, None, Prediction]:
         precision=runner.precision_of(job.level),
         n_tiles=done,
         seconds=time.perf_counter() - start,
-        pixels=len(parts) * math.prod(job.source.shape),
+        pixels=len(parts) * math.prod(_shape(job.region)),
         notes=tuple(notes),
+    )
+
+
+def _shape(region: Region) -> tuple[int, ...]:
+    return tuple(r.stop - r.start for r in region)
+
+
+def _within(inner: Region, outer: Region) -> Region:
+    """Return a region counted from the start of another."""
+    return tuple(
+        slice(i.start - o.start, i.stop - o.start) for i, o in zip(inner, outer, strict=True)
     )
 
 
 def _warnings(job: _Job) -> Iterator[Note]:
     if job.threshold_unused:
         yield Note("the threshold has no influence on this kind of result.", "threshold-unused")
-    if job.card.network.norm == "instance" and len(job.plan) > 1:
+    alone = len(job.plan) == 1 and _shape(job.plan.region) == job.plan.shape
+    if job.card.network.norm == "instance" and not alone:
         yield Note(
             "the network normalises each tile by itself, so the result depends on the tile "
             "size; larger tiles come nearer to the whole image.",
@@ -314,23 +348,26 @@ def _write(
 
 
 def _write_whole(job: _Job, sink: Any, part: Part, kept: NDArray[np.float32]) -> Region:
-    """Write a complete plane or volume; (channels, *the space's shape)."""
-    card, space = job.card, job.space
-    region = tuple(slice(0, n) for n in job.source.shape)
+    """Write the region of a complete plane or volume; (channels, *the plan's region)."""
+    card, region = job.card, job.region
+
+    def restore(channel: NDArray[np.float32]) -> NDArray[np.float32]:
+        return channel if job.space.direct else job.space.restore(channel)[region]
+
     if job.kind == "instances":
-        everything = np.stack([space.restore(c) for c in kept]) if not space.direct else kept
+        everything = kept if job.space.direct else np.stack([restore(c) for c in kept])
         objects = label_instances(everything, card, threshold=job.threshold, min_size=job.min_size)
         return _assign(job, sink, part, region, objects)
     if job.kind == "labels":
         # One channel at a time: on a fine input grid each one is large.
-        channels = (space.restore(kept[k]) for k in deciding_channels(card))
+        channels = (restore(kept[k]) for k in deciding_channels(card))
         return _assign(job, sink, part, region, labels_of(channels, card, job.threshold))
     wanted = result_channels(card)
     if len(wanted) == 1:
-        return _assign(job, sink, part, region, space.restore(kept[wanted[0]]))
+        return _assign(job, sink, part, region, restore(kept[wanted[0]]))
     target: Region = ()
     for place, k in enumerate(wanted):
-        target = _assign(job, sink, part, region, space.restore(kept[k])[None], channel=place)
+        target = _assign(job, sink, part, region, restore(kept[k])[None], channel=place)
     axis = job.axes.index("C")
     return (*target[:axis], slice(0, len(wanted)), *target[axis + 1 :])
 

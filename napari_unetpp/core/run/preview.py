@@ -25,7 +25,9 @@ from napari_unetpp.core.run.tiling import padded_size
 def fit_normalisers(
     image: Image, card: ModelCard, channel: int | None = None
 ) -> tuple[list[Normaliser], list[Note]]:
-    """Fit a model's intensity rule to a whole image, for :func:`predict_levels`.
+    """Fit a model's intensity rule to a whole image, for parts of it that are run alone.
+
+    Both :func:`predict_levels` and :func:`napari_unetpp.core.run.inference.predict` take them.
 
     Parameters
     ----------

@@ -7,6 +7,8 @@ torch, no tile plan and no result.
 from __future__ import annotations
 
 import functools
+import operator
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -176,6 +178,58 @@ class Source:
             )
         return view, axes
 
+    def select(self, region: Sequence[slice] | None) -> tuple[list[Part], Region]:
+        """Return what a region touches: planes or volumes, and their part along space.
+
+        Parameters
+        ----------
+        region : sequence of slice, optional
+            Start and stop along each of `axes`; everything if None.
+
+        Returns
+        -------
+        list of Part
+            Those of `parts` that lie in it, in the same order.
+        tuple of slice
+            Start and stop along each spatial axis of the model.
+
+        Raises
+        ------
+        InputError
+            If it has not one slice for each axis, is empty, has a step or leaves the image.
+        """
+        if region is None:
+            return self.parts, tuple(slice(0, n) for n in self.shape)
+        if len(region) != len(self.axes):
+            raise InputError(
+                f"a region needs one slice for each axis of {self.axes}, got {len(region)}; "
+                "give (start, stop) for each."
+            )
+        spans = {
+            a: _span(wanted, self.sizes[a], a) for a, wanted in zip(self.axes, region, strict=True)
+        }
+        inside = [
+            part
+            for part in self.parts
+            if all(spans[a].start <= n < spans[a].stop for a, n in part.position.items())
+        ]
+        return inside, tuple(spans[a] for a in self.card.axes)
+
+    def check_normalisers(self, normalisers: Sequence[Normaliser]) -> list[Normaliser]:
+        """Return normalisers that were fitted earlier if there is one for each channel.
+
+        Raises
+        ------
+        InputError
+            If there are more or fewer.
+        """
+        wanted = self.card.network.in_channels
+        if len(normalisers) != wanted:
+            raise InputError(
+                f"expected {wanted} normaliser(s), got {len(normalisers)}; give one a channel."
+            )
+        return list(normalisers)
+
     def fit(self) -> tuple[list[Normaliser], list[Note]]:
         """Fit the intensity rule to the whole image, read through a sample.
 
@@ -258,3 +312,18 @@ class Source:
         for k, normaliser in enumerate(normalisers):
             x[k] = normaliser(raw[k])
         return x, bad
+
+
+def _span(wanted: object, length: int, axis: str) -> slice:
+    """Return a slice with whole numbers for ends, or say what is wrong with it."""
+    problem = f"the region along {axis} must be (start, stop) within 0 and {length}, got {wanted}"
+    if not isinstance(wanted, slice) or wanted.step not in (None, 1):
+        raise InputError(f"{problem}; give a slice without a step.")
+    try:
+        start = 0 if wanted.start is None else operator.index(wanted.start)
+        stop = length if wanted.stop is None else operator.index(wanted.stop)
+    except TypeError as error:
+        raise InputError(f"{problem}; give whole numbers.") from error
+    if not 0 <= start < stop <= length:
+        raise InputError(f"{problem}; give a part of the image that is not empty.")
+    return slice(start, stop)

@@ -19,7 +19,14 @@ from napari_unetpp.core.events import Note
 from napari_unetpp.core.run import memory
 from napari_unetpp.core.run.precision import DTYPES
 from napari_unetpp.core.run.runtime import Level, Runner
-from napari_unetpp.core.run.tiling import Tile, TilePlan, default_core, padded_size
+from napari_unetpp.core.run.tiling import (
+    Region,
+    Tile,
+    TilePlan,
+    aligned,
+    default_core,
+    padded_size,
+)
 
 Load = Callable[[int, Tile], tuple[NDArray[np.float32], int]]
 
@@ -54,7 +61,11 @@ class Block:
 
 
 def plan_tiles(
-    runner: Runner, level: Level, shape: tuple[int, ...], tile: int | None = None
+    runner: Runner,
+    level: Level,
+    shape: tuple[int, ...],
+    tile: int | None = None,
+    region: Region | None = None,
 ) -> TilePlan:
     """Plan the tiles of a plane or volume for a runner.
 
@@ -70,6 +81,8 @@ def plan_tiles(
         Largest core of a tile along every axis, at least 2^level; the window that the
         network sees is larger by the halo on every side. Chosen by level and memory if
         None.
+    region : tuple of slice, optional
+        Part of the plane or volume that is wanted; all of it if None.
 
     Returns
     -------
@@ -85,10 +98,11 @@ def plan_tiles(
     if tile is not None:
         if isinstance(tile, bool) or not isinstance(tile, int | np.integer):
             raise InputError(f"a tile size must be a whole number of pixels, got {tile!r}.")
-        return TilePlan(shape, stage, int(tile))
+        return TilePlan(shape, stage, int(tile), region)
     kind = runner.device.kind
     per_pixel = _bytes_per_pixel(runner, level)
-    return TilePlan(shape, stage, default_core(shape, stage, per_pixel, memory.budget_bytes(kind)))
+    core = default_core(shape, stage, per_pixel, memory.budget_bytes(kind))
+    return TilePlan(shape, stage, core, region)
 
 
 def _bytes_per_pixel(runner: Runner, level: Level) -> float:
@@ -143,7 +157,7 @@ class _Queue:
     def halve(self, tile: Tile) -> bool:
         """Halve the cap below the size of `tile`; False if it is the smallest already."""
         step = 2**self.plan.level
-        sizes = [padded_size(c.stop - c.start, self.plan.level) for c in tile.core]
+        sizes = [c.stop - c.start for c in aligned(tile.core, self.plan.level)]
         if all(size <= step for size in sizes):
             return False
         now = [min(c, s) for c, s in zip(self.cap, sizes, strict=True)]

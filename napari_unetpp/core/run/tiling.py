@@ -62,6 +62,12 @@ def padded_size(length: int, level: int) -> int:
     return -(-length // step) * step
 
 
+def aligned(region: Region, level: int) -> Region:
+    """Return a region grown to multiples of 2^level on both sides."""
+    step: int = 2**level
+    return tuple(slice(r.start // step * step, padded_size(r.stop, level)) for r in region)
+
+
 def aligned_halo(level: int) -> int:
     """Return how far a window must reach beyond a core: 8, 24, 48, 96 for L1 to L4.
 
@@ -105,6 +111,10 @@ def _check(shape: Sequence[int], level: int, core: Sequence[int]) -> None:
 class TilePlan:
     """All tiles of one plane or volume, in raster order; made one by one, never listed.
 
+    The plan of a region has tiles of its own: they begin at the multiple of 2^level at or
+    before the region's start, and their windows read the image around it. What is computed is
+    the same as in the plan of the whole, because every core begins at such a multiple.
+
     Parameters
     ----------
     shape : sequence of int
@@ -114,6 +124,8 @@ class TilePlan:
     core : int or sequence of int
         Largest core, on every axis or for each axis. It is rounded down to a multiple of
         2^level and then balanced, so that the tiles of an axis are nearly of one size.
+    region : tuple of slice, optional
+        Part of the image that the cores cover, inside it and not empty; all of it if None.
 
     Raises
     ------
@@ -121,16 +133,25 @@ class TilePlan:
         If the image is empty or a core is smaller than 2^level.
     """
 
-    def __init__(self, shape: Sequence[int], level: int, core: int | Sequence[int]) -> None:
+    def __init__(
+        self,
+        shape: Sequence[int],
+        level: int,
+        core: int | Sequence[int],
+        region: Region | None = None,
+    ) -> None:
         sizes = (core,) * len(shape) if isinstance(core, int) else tuple(core)
         _check(shape, level, sizes)
         self.shape = tuple(int(n) for n in shape)
         self.level = level
+        self.region = region or tuple(slice(0, n) for n in self.shape)
+        span = aligned(self.region, level)
+        self._origin = tuple(s.start for s in span)
+        lengths = [s.stop - s.start for s in span]
         self.core = tuple(
-            _balanced(padded_size(n, level), size, 2**level)
-            for n, size in zip(self.shape, sizes, strict=True)
+            _balanced(n, size, 2**level) for n, size in zip(lengths, sizes, strict=True)
         )
-        self._counts = tuple(-(-n // c) for n, c in zip(self.shape, self.core, strict=True))
+        self._counts = tuple(-(-n // c) for n, c in zip(lengths, self.core, strict=True))
 
     def __len__(self) -> int:
         """Return the number of tiles."""
@@ -139,18 +160,21 @@ class TilePlan:
     def __iter__(self) -> Iterator[Tile]:
         """Yield the tiles in raster order."""
         for place in itertools.product(*(range(k) for k in self._counts)):
-            starts = tuple(p * c for p, c in zip(place, self.core, strict=True))
-            stops = tuple(s + c for s, c in zip(starts, self.core, strict=True))
-            yield self._tile(starts, stops)
+            starts = [o + p * c for o, p, c in zip(self._origin, place, self.core, strict=True)]
+            yield self._tile([(s, s + c) for s, c in zip(starts, self.core, strict=True)])
 
-    def _tile(self, starts: Sequence[int], stops: Sequence[int]) -> Tile:
+    def _tile(self, spans: Sequence[tuple[int, int]], within: Region | None = None) -> Tile:
+        """Return the tile whose core is the part of `spans` inside the region (or `within`)."""
+        core = tuple(
+            slice(max(start, part.start), min(stop, part.stop))
+            for (start, stop), part in zip(spans, within or self.region, strict=True)
+        )
         reach = aligned_halo(self.level)
-        core, window = [], []
-        for start, stop, length in zip(starts, stops, self.shape, strict=True):
-            padded = padded_size(length, self.level)
-            core.append(slice(start, min(stop, length)))
-            window.append(slice(max(start - reach, 0), min(stop + reach, padded)))
-        return Tile(tuple(core), tuple(window))
+        window = tuple(
+            slice(max(c.start - reach, 0), min(c.stop + reach, padded_size(n, self.level)))
+            for c, n in zip(aligned(core, self.level), self.shape, strict=True)
+        )
+        return Tile(core, window)
 
     def split(self, tile: Tile, core: Sequence[int]) -> list[Tile]:
         """Return tiles that cover the core of `tile` with cores no larger than `core`.
@@ -168,19 +192,10 @@ class TilePlan:
             In raster order; one alone if the tile is small enough already.
         """
         spans = []
-        for part, size in zip(tile.core, core, strict=True):
-            size = _balanced(padded_size(part.stop - part.start, self.level), size, 2**self.level)
+        for part, size in zip(aligned(tile.core, self.level), core, strict=True):
+            size = _balanced(part.stop - part.start, size, 2**self.level)
             spans.append([(s, s + size) for s in range(part.start, part.stop, size)])
-        tiles = []
-        for span in itertools.product(*spans):
-            starts = [s for s, _ in span]
-            stops = [min(e, c.stop) for (_, e), c in zip(span, tile.core, strict=True)]
-            # The window of a core that the image's end cut short is still aligned.
-            ends = [padded_size(e, self.level) for e in stops]
-            grown = self._tile(starts, ends)
-            clipped = tuple(slice(s, e) for s, e in zip(starts, stops, strict=True))
-            tiles.append(Tile(clipped, grown.window))
-        return tiles
+        return [self._tile(span, tile.core) for span in itertools.product(*spans)]
 
 
 def _balanced(padded: int, core: int, step: int) -> int:
