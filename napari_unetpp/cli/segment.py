@@ -69,6 +69,12 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
     parser.add_argument(
         "--threshold", type=options.threshold, metavar="0.5", help="in place of the model's"
     )
+    parser.add_argument(
+        "--min-size",
+        type=options.count_from(0, 20),
+        metavar="N",
+        help="least size of an object in pixels (voxels), in place of the model's",
+    )
     options.add_reading(parser)
     options.add_device(parser)
     options.add_json(parser)
@@ -223,7 +229,7 @@ def _segment(
     ) as sink:  # fmt: skip
         job = predict(
             image, runner(), sink, level=args.level, kind=args.kind, threshold=args.threshold,
-            channel=args.channel, tile=args.tile,
+            channel=args.channel, tile=args.tile, min_size=args.min_size,
         )  # fmt: skip
         for note in () if args.json else notes:
             tell(f"{image.name}: {note.message}")

@@ -219,7 +219,8 @@ class Engine:
         sink: Any,
         more: Message | None = None,
     ) -> Job:
-        job = Job(next(self._numbers), kind, self._dispatcher, self._ask_to_cancel)
+        number = next(self._numbers)
+        job = Job(number, kind, self._dispatcher, self._ask_to_cancel, self._ask_to_drop)
         if self._closed.is_set():
             job.finish("failed", error=EngineError("the engine is closed.", "start"))
             return job
@@ -241,6 +242,9 @@ class Engine:
 
     def _ask_to_cancel(self, job: Job) -> None:
         self._inbox.put(lambda: self._cancel(job))
+
+    def _ask_to_drop(self, job: Job) -> None:
+        self._inbox.put(lambda: self._drop(job))
 
     def _loop(self) -> None:
         while not self._closed.is_set():
@@ -272,10 +276,18 @@ class Engine:
                 self._waiting.remove(old)
                 self._finish(old, "cancelled")
             active = self._active
-            if active is not None and active.job.kind == "view" and not active.job.finished:
-                self._stop(active)
-                self._finish(active, "cancelled")  # told at once; the worker follows
+            if active is not None and active.job.kind == "view":
+                self._drop(active.job)
         self._waiting.append(work)
+
+    def _drop(self, job: Job) -> None:
+        for work in [w for w in self._waiting if w.job is job]:
+            self._waiting.remove(work)
+            self._finish(work, "cancelled")
+        active = self._active
+        if active is not None and active.job is job and not job.finished:
+            self._stop(active)
+            self._finish(active, "cancelled")  # told at once; the worker follows
 
     def _cancel(self, job: Job) -> None:
         for work in self._waiting:

@@ -64,7 +64,12 @@ class Job:
     """
 
     def __init__(
-        self, number: int, kind: str, dispatcher: Dispatcher, cancel: Callable[[Job], None]
+        self,
+        number: int,
+        kind: str,
+        dispatcher: Dispatcher,
+        cancel: Callable[[Job], None],
+        drop: Callable[[Job], None],
     ) -> None:
         self.id = number
         self.kind = kind
@@ -72,7 +77,7 @@ class Job:
         self.result: Any = None
         self.error: EngineError | None = None
         self._dispatcher = dispatcher
-        self._cancel = cancel
+        self._cancel, self._drop = cancel, drop
         self._lock = threading.Lock()
         self._listeners: list[Listener] = []
         self._backlog: list[Event] | None = []
@@ -109,6 +114,11 @@ class Job:
         """
         if self._final is None:
             self._cancel(self)
+
+    def drop(self) -> None:
+        """Lose interest: the job ends "cancelled" at once, the worker follows and lives on."""
+        if self._final is None:
+            self._drop(self)
 
     def wait(self, timeout: float | None = None) -> Any:
         """Wait for the end; every listener has been called then.

@@ -61,7 +61,7 @@ class LevelFigure(NamedTuple):
     score: float | None
     score_name: str
     seconds: float | None
-    unit: str
+    unit: Literal["megapixel", "megavoxel"]
 
 
 class ModelList:

@@ -136,6 +136,21 @@ def test_objects_are_counted_over_all_planes(
     assert entry["megapixels"] == stack.size / 1e6
 
 
+def test_small_objects_are_left_out(
+    command, models, blobs: np.ndarray, image_file: Path, tmp_path: Path
+) -> None:
+    found = []
+    for size in (0, 100_000):
+        out = tmp_path / f"objects{size}.tif"
+        outcome = command(
+            "segment", image_file, "--model", models["nuclei"], "--kind", "instances",
+            "--level", "1", "--min-size", size, "--out", out, "--json", *FAST,
+        )  # fmt: skip
+        found.append(outcome.json[0]["objects"])
+    assert found[0] > 0
+    assert found[1] == 0
+
+
 def test_a_model_without_a_rule_says_that_objects_are_regions(
     command, models, image_file: Path, tmp_path: Path
 ) -> None:

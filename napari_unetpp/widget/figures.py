@@ -1,0 +1,111 @@
+"""The figures beside the slider: scores of the card, times of the card or of this machine.
+
+Knows cards and numbers; no widget but the panel it fills.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from napari_unetpp.core.config import ModelCard
+from napari_unetpp.widget.models import figures as figures_of_card
+from napari_unetpp.widget.panel import LevelFigures, Panel
+
+Level = int | str
+
+
+class Figures:
+    """Time and score of each level, for the model that is chosen.
+
+    Parameters
+    ----------
+    panel : Panel
+        Where they are shown.
+    """
+
+    def __init__(self, panel: Panel) -> None:
+        self.panel = panel
+        self.card: ModelCard | None = None
+        self._key: Any = None
+        self._here: dict[Any, dict[Level, float]] = {}
+
+    def choose(self, card: ModelCard, key: Any) -> None:
+        """Show the figures of another model; what was measured of it here is used again."""
+        self.card, self._key = card, key
+        self._fill()
+
+    def measured(self, level: Level, seconds: float, megapixels: float) -> None:
+        """Take a time that was measured on this machine.
+
+        Parameters
+        ----------
+        level : int or "ensemble"
+            What was run.
+        seconds : float
+            From the start to this level.
+        megapixels : float
+            Pixels (voxels) in millions; very small ones say nothing.
+        """
+        if megapixels < 0.01 or self.card is None or not seconds > 0:
+            return
+        own = self._here.setdefault(self._key, {})
+        rate = seconds / megapixels
+        # The mean of the last few: a single one jumps with whatever else the machine does.
+        own[level] = rate if level not in own else 0.6 * own[level] + 0.4 * rate
+        self._fill()
+
+    def seconds_per_megapixel(self, level: Level) -> float | None:
+        """Return the best known figure for a level, or None."""
+        here = self._here.get(self._key, {})
+        if level in here:
+            return here[level]
+        if self.card is None:
+            return None
+        found = figures_of_card(self.card).get(level)
+        elsewhere = found[2] if found else None
+        if elsewhere is None or not here:
+            return elsewhere
+        # Scaled by a level that is known on both machines.
+        for other, rate in here.items():
+            known = figures_of_card(self.card).get(other)
+            if known and known[2]:
+                return elsewhere * rate / known[2]
+        return elsewhere
+
+    def estimate(self, level: Level, pixels: int) -> str:
+        """Return about how long a run takes, in words; empty if nothing is known."""
+        rate = self.seconds_per_megapixel(level)
+        return "" if rate is None else f"about {in_words(rate * pixels / 1e6)}"
+
+    def _fill(self) -> None:
+        if self.card is None:
+            return
+        here = self._here.get(self._key, {})
+        shown: dict[Level, LevelFigures] = {}
+        of_card = figures_of_card(self.card)
+        levels: list[Level] = [*self.card.levels_trained, "ensemble"]
+        for level in levels:
+            told = of_card.get(level)
+            seconds = here.get(level, told.seconds if told else None)
+            shown[level] = LevelFigures(
+                told.score if told else None,
+                told.score_name if told else "",
+                seconds,
+                level in here,
+                told.unit if told else "megapixel",
+            )
+        self.panel.set_levels(self.card.levels_trained, shown)
+
+
+def in_words(seconds: float) -> str:
+    """Return a time for people: "under 1 s", "12 s", "3 min", "2.5 h"."""
+    if not math.isfinite(seconds):
+        return "unknown"
+    if seconds < 1:
+        return "under 1 s"
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
