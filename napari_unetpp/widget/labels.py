@@ -188,7 +188,7 @@ class _Fader(QObject):
     def __init__(self, widget: QWidget) -> None:
         super().__init__(widget)
         self._effect = QGraphicsOpacityEffect(widget)
-        self._effect.setOpacity(0.4)
+        self._effect.setOpacity(0.55)
         self._effect.setEnabled(not widget.isEnabled())
         widget.setGraphicsEffect(self._effect)
         widget.installEventFilter(self)

@@ -26,13 +26,14 @@ from qtpy.QtWidgets import (
     QVBoxLayout,
     QWidget,
 )
-from superqt import QLabeledDoubleSlider
 
 from napari_unetpp.widget.figures_table import LevelFigures, ensemble_text
+from napari_unetpp.widget.focus_ring import FocusRing
 from napari_unetpp.widget.fold import Fold
 from napari_unetpp.widget.forms import Choice, ModelItem
 from napari_unetpp.widget.labels import Kind, Rule, StateDot, TextLabel, fade_when_off, tip
 from napari_unetpp.widget.level_slider import LevelSlider
+from napari_unetpp.widget.threshold_slider import ThresholdSlider
 
 __all__ = ["LevelFigures", "ModelItem", "Panel"]
 
@@ -391,12 +392,7 @@ class Panel(QWidget):
         self._live: QCheckBox = self._live_form.native
         self._name(self._live, "live_check", "Live: predict what is on screen", _LIVE)
         self._live.toggled.connect(self._relay("live_changed"))
-        self._threshold = QLabeledDoubleSlider(Qt.Orientation.Horizontal)
-        self._threshold.setRange(0.0, 1.0)
-        self._threshold.setSingleStep(0.01)  # type: ignore[arg-type]  # superqt says int
-        self._threshold.setPageStep(0.1)  # type: ignore[arg-type]
-        self._threshold.setDecimals(2)
-        self._threshold.setValue(0.5)
+        self._threshold = ThresholdSlider("Threshold")
         fade_when_off(self._threshold)
         self._name(self._threshold, "threshold_slider", "Threshold", _THRESHOLD)
         self._threshold.valueChanged.connect(self._threshold_chosen)
@@ -471,7 +467,8 @@ class Panel(QWidget):
         status.setAlignment(self._status_dot, Qt.AlignmentFlag.AlignTop)
         column.addLayout(status)
         column.addLayout(self._row(self._toggle, self._copy))
-        column.addWidget(self._make_more())
+        self._more = self._make_more()
+        column.addWidget(self._more)
         column.addStretch(1)
         self._progress.hide()
 
@@ -493,6 +490,7 @@ class Panel(QWidget):
     def _order_focus(self) -> None:
         for child in self.findChildren(QLineEdit):
             child.setAcceptDrops(False)  # a path dropped there would be typed, not opened
+            child.setAccessibleName(child.accessibleName() or "Number")
         order: list[QWidget] = [
             self._image.native,
             self._sample,
@@ -510,9 +508,13 @@ class Panel(QWidget):
             self._cancel,
             self._toggle,
             self._copy,
+            self._more.toggleButton(),
+            self._axes.native,
+            self._min_size,
         ]
         for first, second in pairwise(order):
             QWidget.setTabOrder(first, second)
+        self._ring = FocusRing(self, order)
 
     @staticmethod
     def _label(text: str, buddy: QWidget) -> QLabel:

@@ -1,0 +1,127 @@
+"""Fixtures of the widget's tests. napari's own pytest plugin brings ``make_napari_viewer``.
+
+They need an X server: ``xvfb-run -a python -m pytest tests/widget`` where there is no screen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+pytest.importorskip("napari", reason="the widget needs napari")
+pytest.importorskip("pytestqt", reason="its tests need pytest-qt")
+
+from napari._qt.qt_resources import get_stylesheet
+from qtpy.QtWidgets import QApplication, QWidget
+
+from napari_unetpp.widget.panel import LevelFigures, ModelItem, Panel
+
+W = TypeVar("W", bound=QWidget)
+
+
+class Heard(list[tuple[str, Any]]):
+    """What the signals of a panel said, in order, as (name, value)."""
+
+    def of(self, name: str) -> list[Any]:
+        return [value for heard, value in self if heard == name]
+
+
+SIGNALS = (
+    "image_changed",
+    "axes_changed",
+    "channel_changed",
+    "model_changed",
+    "model_dropped",
+    "browse_model",
+    "level_changed",
+    "ensemble_changed",
+    "live_changed",
+    "threshold_changed",
+    "region_changed",
+    "output_changed",
+    "min_size_changed",
+    "run_clicked",
+    "cancel_clicked",
+    "copy_clicked",
+    "sample_clicked",
+    "device_clicked",
+    "toggle_clicked",
+)
+
+
+@pytest.fixture
+def find() -> Callable[..., Any]:
+    """Return a function that finds a control by its objectName; there must be exactly one."""
+
+    def find_in(root: QWidget, name: str, kind: type[W] = QWidget) -> W:  # type: ignore[assignment]
+        found = root.findChildren(kind, name)
+        assert len(found) == 1, f"{len(found)} widgets of {kind.__name__} are called {name}"
+        return found[0]
+
+    return find_in
+
+
+@pytest.fixture
+def figures() -> dict[int | str, LevelFigures]:
+    """Return what is known of four levels and their ensemble, measured here."""
+    scores = {1: 0.781, 2: 0.833, 3: 0.852, 4: 0.861, "ensemble": 0.866}
+    seconds = {1: 0.052, 2: 0.111, 3: 0.2, 4: 0.34, "ensemble": 0.36}
+    return {key: LevelFigures(scores[key], "IoU", seconds[key], True) for key in scores}
+
+
+@pytest.fixture
+def panel(qtbot: Any, figures: dict[int | str, LevelFigures]) -> Panel:
+    """Return a panel 320 pixels wide, on screen, with an image and a model."""
+    shown = Panel()
+    qtbot.addWidget(shown)
+    shown.set_images([("cells", "the cells"), ("other", "the other")], "the cells")
+    shown.set_axes("TCYX", ["TCYX", "ZCYX"])
+    shown.set_channels(["DAPI", "GFP"], 0)
+    shown.set_models(
+        [
+            ModelItem("nuclei", "nuclei", "bundled", "Nuclei in fluorescence."),
+            ModelItem("ct-head-neck", "ct-head-neck", "bundled", "Organs in CT."),
+            ModelItem("mine", "/models/mine.safetensors", "recent", "Used yesterday."),
+        ],
+        "nuclei",
+    )
+    shown.set_device("CPU, bfloat16", "This torch is a CPU build.", True)
+    shown.set_levels((1, 2, 3, 4), figures)
+    shown.set_level(2)
+    shown.set_estimate("about 12 s")
+    shown.setFixedWidth(320)
+    with qtbot.waitExposed(shown):
+        shown.show()
+    return shown
+
+
+@pytest.fixture
+def heard(panel: Panel) -> Heard:
+    """Return the list that fills with what the panel's signals say."""
+    said = Heard()
+    for name in SIGNALS:
+        getattr(panel, name).connect(
+            lambda *value, name=name: said.append((name, *value, None)[:2])
+        )
+    return said
+
+
+@pytest.fixture(params=["dark", "light"])
+def napari_theme(request: pytest.FixtureRequest, qapp: QApplication) -> Iterator[str]:
+    """Put the application into napari's stylesheet, once for each theme."""
+    before = qapp.styleSheet()
+    qapp.setStyleSheet(get_stylesheet(request.param))
+    yield request.param
+    qapp.setStyleSheet(before)
+
+
+@pytest.fixture
+def blobs() -> NDArray[np.uint8]:
+    """Return a small image with two bright discs, (Y, X)."""
+    y, x = np.mgrid[:96, :128]
+    discs = ((y - 30) ** 2 + (x - 40) ** 2 < 200) | ((y - 60) ** 2 + (x - 90) ** 2 < 300)
+    return np.where(discs, 200, 20).astype(np.uint8)
