@@ -18,6 +18,8 @@ from npe2 import PluginManifest
 from packaging.requirements import Requirement
 
 import napari_unetpp
+from napari_unetpp.cli import options
+from napari_unetpp.widget import settings
 
 
 @pytest.fixture(scope="module")
@@ -40,19 +42,53 @@ def test_manifest_and_its_twin_are_equal(repository_root: Path) -> None:
     assert top.startswith(b"name: napari-unetpp\n")
 
 
-def test_manifest_names_functions_that_exist(repository_root: Path) -> None:
-    manifest = PluginManifest.from_file(repository_root / "napari.yaml")
+@pytest.fixture(scope="module")
+def manifest(repository_root: Path) -> PluginManifest:
+    return PluginManifest.from_file(repository_root / "napari.yaml")
+
+
+def test_manifest_names_functions_that_exist(manifest: PluginManifest) -> None:
     commands = manifest.contributions.commands or []
-    assert len(commands) == len({c.id for c in commands}) >= 5
+    assert len(commands) == len({c.id for c in commands}) >= 13
     for command in commands:
         module, name = str(command.python_name).split(":")
         assert callable(getattr(importlib.import_module(module), name))
-    offered = {s.command for s in manifest.contributions.sample_data or []}
-    assert offered == {c.id for c in commands}
 
 
-def test_display_names_do_not_end_in_plus_signs(repository_root: Path) -> None:
-    manifest = PluginManifest.from_file(repository_root / "napari.yaml")
+def test_every_command_has_its_place(manifest: PluginManifest) -> None:
+    parts = manifest.contributions
+    assert [(w.command, w.display_name) for w in parts.widgets or []] == [
+        ("napari-unetpp.dock", "UNet++")
+    ]
+    assert [i.command for i in parts.menus["napari/layers/segment"]] == ["napari-unetpp.dock"]
+    samples = {s.command for s in parts.sample_data or []}
+    assert len(samples) == 7
+    # What is left is for the command palette.
+    left = {c.id for c in parts.commands or []} - samples - {"napari-unetpp.dock"}
+    names = ("run", "cancel", "level_up", "level_down", "toggle")
+    assert left == {f"napari-unetpp.{name}" for name in names}
+
+
+def test_preferences_of_the_manifest_are_those_that_are_read(manifest: PluginManifest) -> None:
+    found = {
+        (section, key): (about.default, about.enum)
+        for section, contribution in (manifest.contributions.configurations or {}).items()
+        for key, about in contribution.properties.items()
+    }
+    default = settings.Preferences()
+    assert found == {
+        ("computing", "device"): (default.device, list(settings.DEVICES)),
+        ("computing", "precision"): (default.precision, list(settings.PRECISIONS)),
+        ("computing", "threads"): (default.threads, None),
+        ("live", "on_start"): (default.live, None),
+        ("live", "megapixels"): (default.live_megapixels, None),
+    }
+    assert settings.DEVICES == options.DEVICES
+    assert settings.PRECISIONS == options.PRECISIONS
+
+
+def test_display_names_do_not_end_in_plus_signs(manifest: PluginManifest) -> None:
+    # npe2 refuses such a name for the plug-in and for samples; a widget's may end so.
     names = [manifest.display_name]
     names += [s.display_name for s in manifest.contributions.sample_data or []]
     assert [n for n in names if n and not n[-1].isalnum() and n[-1] != ")"] == []

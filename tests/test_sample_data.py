@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+import socket
 from pathlib import Path
 
 import nibabel
 import numpy as np
 import pytest
+import skimage
 import tifffile
 
 from napari_unetpp import samples
@@ -92,16 +94,33 @@ def test_sample_layers_lie_on_each_other() -> None:
     for make, scale in (
         (samples.nuclei_2d, (0.35, 0.35)),
         (samples.nuclei_3d, (2.0, 0.5, 0.5)),
+        (samples.stained_tissue, (0.5, 0.5)),
         (samples.nuclei_timelapse, (1.0, 0.5, 0.5)),
         (samples.ct_phantom, (3.0, 2.5, 2.5)),
         (samples.painted_strokes, (0.35, 0.35)),
     ):
         (image, about_image, kind), (labels, about_labels, other) = make()
         assert (kind, other) == ("image", "labels")
-        assert image.shape == labels.shape
+        rgb = about_image.get("rgb", False)
+        assert image.shape == (*labels.shape, *(3,) * rgb)
         assert about_image["scale"] == about_labels["scale"] == scale
-        assert len(about_image["axis_labels"]) == len(about_image["units"]) == image.ndim
-        low, high = about_image["contrast_limits"]
-        assert image.min() <= low < high <= image.max()
+        assert about_image["units"] == about_labels["units"]
+        assert about_image["axis_labels"] == about_labels["axis_labels"]
+        assert len(about_image["axis_labels"]) == len(about_image["units"]) == labels.ndim
+        if not rgb:
+            low, high = about_image["contrast_limits"]
+            assert image.min() <= low < high <= image.max()
         assert about_image["name"] != about_labels["name"]
         assert np.issubdtype(labels.dtype, np.integer)
+
+
+def test_the_real_section_needs_no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object, **options: object) -> None:
+        raise AssertionError("a sample must not open a connection")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    ((image, about, kind),) = samples.immunohistochemistry()
+    assert (image.shape, image.dtype, kind) == ((512, 512, 3), np.uint8, "image")
+    assert about["rgb"] is True
+    # It lies in the wheel of scikit-image.
+    assert (Path(skimage.__file__).parent / "data" / "ihc.png").is_file()

@@ -16,7 +16,7 @@ import pytest
 import tifffile
 
 from napari_unetpp.cli import segment
-from napari_unetpp.cli.common import Parser, UsageError
+from napari_unetpp.cli.common import Parser
 from napari_unetpp.cli.main import main
 from napari_unetpp.core.config import ModelCard
 from napari_unetpp.core.data import phantoms
@@ -170,7 +170,6 @@ def test_relative_paths_become_absolute(picture: Path, monkeypatch: pytest.Monke
     assert found.out == str(dashed.with_name("-y.tif"))
 
 
-@pytest.mark.xfail(raises=UsageError, reason="the command line has no --min-size yet")
 def test_least_size_of_objects(picture: Path) -> None:
     def command(size: int, card: ModelCard = NUCLEI) -> str:
         return segment_command(
@@ -179,6 +178,9 @@ def test_least_size_of_objects(picture: Path) -> None:
 
     assert parse(command(7)).min_size == 7
     assert parse(command(20)).min_size is None
+    assert parse(command(0)).min_size == 0
+    no_rule = NUCLEI.replace(instances=None)
+    assert parse(command(0, no_rule)).min_size is None
 
 
 @pytest.mark.parametrize(

@@ -92,11 +92,12 @@ def stained_tissue(
     Raises
     ------
     InputError
-        If a size is not positive.
+        If there are fewer pixels than 2 by 2, or `spacing` is not positive.
     """
-    if not all(n > 0 for n in (*shape, spacing)):
+    if min(shape) < 2 or not spacing > 0:
         raise InputError(
-            f"shape and spacing must be positive numbers, got {shape} and {spacing}; correct them."
+            f"tissue needs two pixels each way and a positive spacing, got {shape} and {spacing}; "
+            "correct them."
         )
     rng = np.random.default_rng([seed, 8])
     extent = np.multiply(shape, spacing)
