@@ -10,6 +10,7 @@ Knows arrays and memory; no job, no process.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import math
 import os
 from collections.abc import Iterator, Sequence
@@ -107,7 +108,7 @@ class Block:
         except FileNotFoundError:
             # Attaching had registered it with this process's tracker, which would complain.
             with contextlib.suppress(Exception):
-                resource_tracker.unregister(self._memory._name, "shared_memory")  # type: ignore[attr-defined]
+                resource_tracker.unregister(self._memory._name, "shared_memory")
 
 
 def _no_room(size: int) -> MemoryError:
@@ -120,11 +121,11 @@ def _no_room(size: int) -> MemoryError:
 def remove(name: str) -> None:
     """Remove a block by its name without any tracker; nothing happens where it is gone."""
     try:
-        from _posixshmem import shm_unlink
+        unlink = importlib.import_module("_posixshmem").shm_unlink
     except ImportError:  # Windows: a block goes with its last handle
         return
     with contextlib.suppress(OSError):
-        shm_unlink(name if name.startswith("/") else "/" + name)
+        unlink(name if name.startswith("/") else "/" + name)
 
 
 def lengths_of(index: Index) -> tuple[int, ...]:

@@ -68,8 +68,7 @@ class Job:
         number: int,
         kind: str,
         dispatcher: Dispatcher,
-        cancel: Callable[[Job], None],
-        drop: Callable[[Job], None],
+        cancel: Callable[[Job, bool], None],
     ) -> None:
         self.id = number
         self.kind = kind
@@ -77,7 +76,7 @@ class Job:
         self.result: Any = None
         self.error: EngineError | None = None
         self._dispatcher = dispatcher
-        self._cancel, self._drop = cancel, drop
+        self._cancel = cancel
         self._lock = threading.Lock()
         self._listeners: list[Listener] = []
         self._backlog: list[Event] | None = []
@@ -113,12 +112,16 @@ class Job:
         "cancelled" either way, unless it is over already.
         """
         if self._final is None:
-            self._cancel(self)
+            self._cancel(self, False)
 
     def drop(self) -> None:
-        """Lose interest: the job ends "cancelled" at once, the worker follows and lives on."""
+        """Let go of a job that is not wanted any more; returns at once.
+
+        It ends "cancelled" at once. The worker stops at the next node or tile and is never
+        ended for it: the next job waits so long.
+        """
         if self._final is None:
-            self._drop(self)
+            self._cancel(self, True)
 
     def wait(self, timeout: float | None = None) -> Any:
         """Wait for the end; every listener has been called then.

@@ -22,9 +22,11 @@ import logging
 import os
 import secrets
 import signal
+import subprocess
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,6 +53,7 @@ napari_unetpp_worker.prepare({options!r})
 """
 _SERVE = "napari_unetpp_worker.serve(task, beat_seconds)"
 _WORK = "napari_unetpp_worker.work(task, kind, message)"
+_LAST_WORDS = 100
 _ANSWER = "napari_unetpp_worker.answer(number, error)"
 
 Receive = Callable[["WorkerProcess", Message], None]
@@ -112,8 +115,12 @@ class WorkerProcess:
             "PYTHONIOENCODING": "ascii:backslashreplace",  # appose reads with the locale's
             **launch.env,
         }
-        self._service = Service(".", env, launch.python, "-P", "-u", "-m", "appose.python_worker")
+        self._cpu: tuple[float, float] | None = None
+        # Not the viewer's folder: it may be gone, or hold a torch.py.
+        here = Path(napari_unetpp.__file__).parent
+        self._service = Service(here, env, launch.python, "-P", "-u", "-m", "appose.python_worker")
         self._service._tasks = _Tasks()
+        self._service._error_lines = deque(maxlen=_LAST_WORDS)
         self._service.init(_INIT.format(root=_ROOT, options=options))
 
     @property
@@ -210,13 +217,14 @@ class WorkerProcess:
         """End the process and wait until it is gone: first by closing its input."""
         process = self._service._process
         if process is None:
+            self.clean()
             return
         self.ending = self.ending or "closed"
         with contextlib.suppress(OSError, ValueError):
             self._service.close()
         try:
             process.wait(timeout)
-        except Exception:
+        except subprocess.TimeoutExpired:
             self.kill()
             with contextlib.suppress(Exception):
                 process.wait(timeout)
@@ -224,6 +232,10 @@ class WorkerProcess:
 
     def clean(self) -> None:
         """Remove what a process that is gone leaves: threads, pipes, shared memory, a file."""
+        script = self._service._env_vars.get("APPOSE_INIT_SCRIPT")
+        if script:  # it removes this itself once it has read it
+            with contextlib.suppress(OSError):
+                os.unlink(script)
         process = self._service._process
         if process is None or process.poll() is None or self._gone.is_set():
             return
@@ -238,25 +250,29 @@ class WorkerProcess:
                     stream.close()
         for number in range(max(0, self._last_block - 32), self._last_block + 33):
             blocks.remove(f"{self._prefix}{number}")
-        script = self._service._env_vars.get("APPOSE_INIT_SCRIPT")
-        if script:
-            with contextlib.suppress(OSError):
-                os.unlink(script)
 
     def last_words(self) -> str:
         """Return the last lines that the process wrote."""
-        return "\n".join([*self._service.error_lines()[-30:]])
+        return "\n".join(self._service.error_lines())
 
-    def cpu_seconds(self) -> float | None:
-        """Return how long it has computed so far; None where that cannot be told."""
-        pid = self.pid
+    def computes(self, share: float) -> bool:
+        """Return whether it has computed since it was last asked, for a share of the time.
+
+        Long work of a library may hold the interpreter, and with it the thread that beats.
+        Asked for the first time, or after a while, the answer is yes.
+        """
+        now = time.monotonic()
         try:
             import psutil
 
-            times = psutil.Process(pid).cpu_times()
-            return float(times.user + times.system)
+            times = psutil.Process(self.pid).cpu_times()
         except Exception:  # no psutil, or no such process
-            return None
+            return False
+        used = float(times.user + times.system)
+        before, self._cpu = self._cpu, (now, used)
+        if before is None or before[0] < self.heard:
+            return True
+        return used - before[1] > share * (now - before[0])
 
 
 def _defect(task: Task) -> Message:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from napari_unetpp.core.errors import UNetPPError
 
-Level = int | Literal["ensemble"]
+Level = int | str  # 1 ... 4 or "ensemble"
 JobState = Literal["queued", "running", "done", "cancelled", "failed"]
 StateKind = Literal["stopped", "starting", "ready", "busy", "failed"]
 Code = Literal[
@@ -200,7 +200,7 @@ class Progress(Event):
 
 @dataclass(frozen=True)
 class Written(Event):
-    """This part of the sink is new."""
+    """A part of the sink is new."""
 
     region: tuple[slice, ...]
 

@@ -22,7 +22,6 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, ItemsView
 from typing import Any, TextIO
 
 from napari_unetpp.engine import blocks
@@ -32,7 +31,6 @@ ORPHANED, DEAF = 3, 4
 
 prefix = "unetpp"
 outstanding: set[str] = set()
-_answers: Callable[[int, dict[str, Any] | None], None] | None = None
 
 
 class Lines:
@@ -74,11 +72,35 @@ class Lines:
         return False
 
 
+class Requests:
+    """Standard input, whose end is the end of the process.
+
+    Parameters
+    ----------
+    source : file object
+        The real one.
+    """
+
+    encoding = "utf-8"
+    errors = "strict"
+
+    def __init__(self, source: TextIO) -> None:
+        self._source = source
+
+    def readline(self) -> str:
+        """Return the next line; never returns once there is none."""
+        line = self._source.readline()
+        if not line:
+            leave(0)
+        return line
+
+
 class _Tasks(dict[str, Any]):
     """A dict that may change while someone walks over its items."""
 
-    def items(self) -> ItemsView[str, Any]:
-        return dict(list(super().items())).items()
+    # Not a view: what the janitor walks over.
+    def items(self) -> Any:
+        return list(super().items())
 
 
 def prepare(options: dict[str, Any]) -> None:
@@ -93,14 +115,14 @@ def prepare(options: dict[str, Any]) -> None:
     prefix = options["prefix"]
     own = os.fdopen(os.dup(1), "w", encoding="utf-8", errors="backslashreplace")
     os.dup2(2, 1)
-    sys.stdout = Lines(own, sys.stderr)  # type: ignore[assignment]
+    sys.stdout = Lines(own, sys.stderr)
+    sys.stdin = Requests(sys.stdin)
     _mend_appose()
     # Ctrl-C in the terminal reaches the whole group; the viewer decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     limit = options.get("memory_limit")
     if limit is not None:
         _limit_memory(int(limit))
-    threading.Thread(target=_end_with_stdin, name="unetpp-end", daemon=True).start()
     if os.name == "nt":
         # A library that looks at stdin while a thread reads it hangs there.
         _jobs()
@@ -120,12 +142,6 @@ def _limit_memory(limit: int) -> None:
     except ImportError:  # Windows has no such limit
         return
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-
-
-def _end_with_stdin() -> None:
-    # The main thread leaves appose's loop when stdin ends.
-    threading.main_thread().join()
-    leave(0)
 
 
 def leave(code: int) -> None:

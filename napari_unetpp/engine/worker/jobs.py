@@ -5,10 +5,12 @@ Knows the core and the link to the client.
 
 from __future__ import annotations
 
+import functools
+import queue
+import threading
 import traceback
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -25,7 +27,7 @@ from napari_unetpp.core.events import Note, TileDone
 from napari_unetpp.core.run.inference import predict
 from napari_unetpp.core.run.instances import label_instances
 from napari_unetpp.core.run.memory import is_out_of_memory
-from napari_unetpp.core.run.runtime import Runner
+from napari_unetpp.core.run.runtime import Level, Runner
 from napari_unetpp.core.run.source import Source
 from napari_unetpp.engine.protocol import Code, EngineError
 from napari_unetpp.engine.wire import Message, from_error, to_model, to_run, to_view
@@ -35,8 +37,17 @@ from napari_unetpp.engine.worker.warm import Warm
 
 # One thread for all: jobs go one after the other, and the pool of threads that a library
 # of the CPU makes for each thread that calls it is made once.
-_COMPUTE = ThreadPoolExecutor(1, thread_name_prefix="unetpp-compute")
+# (An executor would do, but it keeps an interpreter from ending that is told to.)
+_QUEUE: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
 _WARM = Warm()
+
+
+def _compute() -> None:
+    while True:
+        _QUEUE.get()()
+
+
+threading.Thread(target=_compute, name="unetpp-compute", daemon=True).start()
 
 _CODES: tuple[tuple[type[UNetPPError], Code], ...] = (
     (InputError, "input"),
@@ -64,7 +75,18 @@ def work(task: Any, kind: str, message: Message) -> Message:
     dict
         ``state`` ("done", "cancelled", "failed") and ``result`` or ``error``.
     """
-    return _COMPUTE.submit(_work, task, kind, message).result()
+    outcome: Message = {}
+    done = threading.Event()
+
+    def call() -> None:
+        try:
+            outcome.update(_work(task, kind, message))
+        finally:
+            done.set()
+
+    _QUEUE.put(call)
+    done.wait()
+    return outcome
 
 
 def _work(task: Any, kind: str, message: Message) -> Message:
@@ -141,25 +163,27 @@ def _run(link: Link, message: Message) -> Message:
     image = _image(link, message["source"])
     if _WARM.view is not None:
         _WARM.view.let_go_of_nodes()  # they may be gigabytes, and the run plans with what is free
-    source = Source(image, runner.card, request.channel)
-    kept, notes = _WARM.fitted(source, image, message["source"]["key"], request.channel, model)
-    for note in notes:
-        link.note(note)
     shape = message["sink"]
     sink: Any = RemoteSink(link, tuple(shape)) if shape is not None else _Shapeless(link)
-    run = predict(
+    start = functools.partial(
+        predict,
         image,
         runner,
         sink,
-        level=request.level,
+        level=cast(Level, request.level),
         kind=request.kind,
         threshold=request.threshold,
         channel=request.channel,
         tile=request.tile,
         min_size=request.min_size,
-        normalisers=kept,
         region=None if request.region is None else tuple(slice(a, b) for a, b in request.region),
     )
+    start().close()  # refuses what does not fit before the image is read for its intensities
+    source = Source(image, runner.card, request.channel)
+    kept, notes = _WARM.fitted(source, image, message["source"]["key"], request.channel, model)
+    for note in notes:
+        link.note(note)
+    run = start(normalisers=kept)
     try:
         while True:
             event = next(run)
@@ -200,14 +224,17 @@ def _objects(link: Link, message: Message) -> Message:
     runner, _ = _WARM.runner(to_model(message["request"]), link.check)
     shape = tuple(message["source"]["shape"])
     probabilities = RemoteArray(link, shape, message["source"]["dtype"])[...]
+    wanted = 1 + len(runner.card.axes)
+    while probabilities.ndim > wanted and 1 in probabilities.shape[1:]:
+        # Axes of the client's array on which the view has one position.
+        probabilities = probabilities.squeeze(1 + probabilities.shape[1:].index(1))
     labels = label_instances(
         probabilities,
         runner.card,
         threshold=message["threshold"],
         min_size=message["min_size"],
     )
-    sink = RemoteSink(link, labels.shape)
-    sink[...] = labels
+    RemoteSink(link, shape[1:])[...] = labels.reshape(shape[1:])
     return {}
 
 

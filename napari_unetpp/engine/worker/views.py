@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,7 @@ from napari_unetpp.core.data.image import Image
 from napari_unetpp.core.errors import InputError, OutOfMemory
 from napari_unetpp.core.run.memory import budget_bytes, bytes_per_pixel, is_out_of_memory
 from napari_unetpp.core.run.precision import DTYPES
+from napari_unetpp.core.run.runtime import Level as CoreLevel
 from napari_unetpp.core.run.runtime import Runner
 from napari_unetpp.core.run.source import Source
 from napari_unetpp.core.run.spaces import space_for
@@ -170,7 +172,7 @@ def show(
     list of int or str
         The levels that the client has now.
     """
-    runner.stage_of(request.level)
+    runner.stage_of(cast(CoreLevel, request.level))
     trained = sorted(runner.card.levels_trained)
     every = request.level == "ensemble"
     levels = [k for k in trained if every or k <= int(request.level)]
@@ -186,7 +188,7 @@ def show(
         found = view.probabilities(level, region)
         link.check()
         if every:
-            total = found.copy() if total is None else np.add(total, found, out=total)
+            total = found.copy() if total is None else total + found
         if level not in request.skip:
             _send(link, level, found, letters, runner, view.seconds[level])
     if total is None:
