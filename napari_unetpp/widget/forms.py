@@ -6,7 +6,7 @@ names, groups, choices that are refused with a reason, and setters that stay sil
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -156,7 +156,7 @@ class Choice:
             self._select(value)
         self._describe()
 
-    def set_allowed(self, allowed: Sequence[Any], reasons: Mapping[Any, str], reason: str) -> None:
+    def set_allowed(self, allowed: Sequence[Any], reason: str) -> None:
         """Gray out the choices that are not allowed, each with the reason as its tooltip."""
         model = self.native.model()
         assert isinstance(model, QStandardItemModel)
@@ -165,7 +165,7 @@ class Choice:
             value = self.native.itemData(row)
             if item is not None:
                 item.setEnabled(value in allowed)
-                item.setToolTip("" if value in allowed else tip(reasons.get(value, reason)))
+                item.setToolTip("" if value in allowed else tip(reason))
         if self.value not in allowed:
             self.set_value(allowed[0] if allowed else None)
 
