@@ -16,14 +16,19 @@ from numpy.typing import NDArray
 Matrix = NDArray[np.float64]
 
 
+def shear_matrix(shear: Any, ndim: int) -> Matrix:
+    """Return a shear as a matrix; napari gives the values above the diagonal where it can."""
+    values: Matrix = np.asarray(shear, dtype=np.float64)
+    if values.ndim == 1:
+        matrix = np.eye(ndim)
+        matrix[np.triu_indices(ndim, k=1)] = values
+        return matrix
+    return values
+
+
 def _linear(layer: Any) -> Matrix:
     """Return rotate * shear * scale, (ndim, ndim)."""
-    ndim = layer.ndim
-    shear = np.asarray(layer.shear, dtype=np.float64)
-    if shear.ndim == 1:
-        upper = np.eye(ndim)
-        upper[np.triu_indices(ndim, k=1)] = shear
-        shear = upper
+    shear = shear_matrix(layer.shear, layer.ndim)
     linear: Matrix = np.asarray(layer.rotate) @ shear @ np.diag(np.asarray(layer.scale))
     return linear
 
@@ -86,7 +91,7 @@ def placed_on(
     affine[:-1, -1] = outer[keep, -1] + outer[np.ix_(keep, lost)] @ translate[lost]
     scale = np.asarray(layer.scale, dtype=np.float64) * steps
     rotate = np.asarray(layer.rotate, dtype=np.float64)
-    shear = np.asarray(layer.shear, dtype=np.float64)
+    shear = shear_matrix(layer.shear, ndim)
     mixed = bool(np.any(linear[np.ix_(keep, lost)]) or np.any(linear[np.ix_(lost, keep)]))
     if mixed:
         # Turned into a lost axis: no rotation of what is left says that, an affine does.
@@ -98,15 +103,11 @@ def placed_on(
         affine[:-1, -1] = whole[keep, -1]
         translate = np.zeros(ndim)
         rotate = shear = np.eye(ndim)
-    elif lost and shear.ndim == 1:
-        upper = np.eye(ndim)
-        upper[np.triu_indices(ndim, k=1)] = shear
-        shear = upper
     return {
         "scale": scale[keep],
         "translate": translate[keep],
         "rotate": rotate[grid],
-        "shear": shear[grid] if shear.ndim == 2 else shear,
+        "shear": shear[grid],
         "affine": affine,
         "units": tuple(layer.units[k] for k in keep),
         "axis_labels": tuple(layer.axis_labels[k] for k in keep),
