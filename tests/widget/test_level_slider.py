@@ -13,7 +13,8 @@ from napari_unetpp.widget.figures_table import (
     seconds_text,
     table,
 )
-from napari_unetpp.widget.level_slider import LEVELS, LevelSlider
+from napari_unetpp.widget.level_slider import LevelSlider
+from napari_unetpp.widget.stop_slider import LEVELS
 
 LEFT = Qt.MouseButton.LeftButton
 

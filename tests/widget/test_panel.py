@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from qtpy.QtCore import QMimeData, QPoint, QPointF, Qt, QUrl
-from qtpy.QtGui import QDropEvent, QGuiApplication, QStandardItemModel
+from qtpy.QtCore import QMimeData, QPoint, QPointF, QRect, Qt, QUrl
+from qtpy.QtGui import QDragEnterEvent, QDropEvent, QGuiApplication, QStandardItemModel
 from qtpy.QtWidgets import (
     QAbstractButton,
     QAbstractSlider,
@@ -25,6 +25,7 @@ from qtpy.QtWidgets import (
 )
 from superqt import QLabeledDoubleSlider
 
+from napari_unetpp.widget.focus_ring import FocusRing
 from napari_unetpp.widget.fold import Fold
 from napari_unetpp.widget.forms import distinct
 from napari_unetpp.widget.panel import LevelFigures, ModelItem, Panel
@@ -489,6 +490,57 @@ def test_texts_stand_out_in_both_themes(panel: Panel, napari_theme: str, qtbot: 
         for y in range(label.height())
     ]
     assert max(abs(shade - ground) for shade in shades) > 120
+
+
+def test_a_drag_of_files_is_let_in_and_of_text_is_not(panel: Panel) -> None:
+    for data, taken in ((QMimeData(), False), (QMimeData(), True)):
+        if taken:
+            data.setUrls([QUrl.fromLocalFile("/x/cells.tif")])
+        else:
+            data.setText("cells")
+        event = QDragEnterEvent(
+            QPoint(5, 5),
+            Qt.DropAction.CopyAction,
+            data,
+            LEFT,
+            Qt.KeyboardModifier.NoModifier,
+        )
+        event.ignore()
+        panel.dragEnterEvent(event)
+        assert event.isAccepted() is taken
+
+
+def test_ring_shows_where_the_keyboard_is(qtbot: Any, panel: Panel, find: Any) -> None:
+    with qtbot.waitActive(panel):
+        panel.activateWindow()
+    (ring,) = panel.findChildren(FocusRing)
+    button = find(panel, "run_button")
+    button.setFocus(Qt.FocusReason.MouseFocusReason)
+    assert not ring.isVisible()
+    find(panel, "output_combo").setFocus(Qt.FocusReason.TabFocusReason)
+    button.setFocus(Qt.FocusReason.TabFocusReason)
+    assert ring.isVisible()
+    corner = button.mapTo(panel, QPoint(0, 0))
+    assert ring.geometry().contains(QRect(corner, button.size()))
+    qtbot.mouseClick(button, LEFT)  # the ring lets the mouse through
+    find(panel, "copy_button").setFocus(Qt.FocusReason.MouseFocusReason)
+    assert not ring.isVisible()
+
+
+def test_lives_in_a_viewer_of_either_theme(
+    make_napari_viewer: Callable[..., Any], qtbot: Any, figures: dict[int | str, LevelFigures]
+) -> None:
+    viewer = make_napari_viewer()
+    docked = Panel()
+    docked.set_images([("cells", 1)], 1)
+    docked.set_levels((1, 2, 3, 4), figures)
+    viewer.window.add_dock_widget(docked, name="UNet++", area="right")
+    for theme in ("dark", "light"):
+        viewer.theme = theme
+        docked.set_running(theme == "dark")
+        qtbot.wait(10)
+        assert docked.minimumSizeHint().width() <= 320
+    assert docked.image == 1
 
 
 def test_the_view_brings_no_torch_and_no_napari() -> None:
