@@ -22,6 +22,7 @@ from qtpy.QtWidgets import QApplication
 
 from napari_unetpp.engine.protocol import LevelReady, ViewRequest
 from napari_unetpp.widget.dock import UNetPPWidget
+from napari_unetpp.widget.screen import camera_of
 
 SIDE = 1024
 WAIT_SECONDS = 120.0
@@ -51,7 +52,7 @@ def pan_times(dock: UNetPPWidget, y: float, x: float, level: int) -> dict[int, f
     dock.outputs.show_view = show  # type: ignore[method-assign]
     try:
         start = time.perf_counter()
-        dock.viewer.camera.center = (0.0, y, x)
+        camera_of(dock.viewer).center = (0.0, y, x)
         wait(lambda: level in shown and dock.live.job is None)
     finally:
         del dock.outputs.show_view
@@ -96,7 +97,7 @@ def measure(rounds: int, side: int, level: int) -> dict[str, Any]:
     dock.panel.set_live(True)
     QApplication.processEvents()
     height, width = viewer._canvas_size
-    viewer.camera.zoom = min(height, width) / side
+    camera_of(viewer).zoom = min(height, width) / side
     dock.live.max_pixels = side * side
     middle = image.shape[0] / 2
     try:

@@ -23,6 +23,7 @@ from napari_unetpp.widget.output import OutputLayers
 from napari_unetpp.widget.panel import Panel
 from napari_unetpp.widget.relay import Relay
 from napari_unetpp.widget.run import Run
+from napari_unetpp.widget.screen import camera_of
 from napari_unetpp.widget.selection import Selection
 from napari_unetpp.widget.settings import read_preferences
 
@@ -94,6 +95,7 @@ class UNetPPWidget(QWidget):
         self.runner.after.append(self.live.resume)
         self.runner.after.append(self._review)
         self._device = ""
+        self._ready: ModelReady | None = None
         self._closed = False
         # What a run would take is asked once for many changes, as a pan makes them.
         self._reviewing = QTimer(self)
@@ -128,8 +130,9 @@ class UNetPPWidget(QWidget):
         ):
             signal.connect(lambda _: self._reviewing.start())
         self.viewer.dims.events.current_step.connect(self._later)
-        self.viewer.camera.events.zoom.connect(self._later)
-        self.viewer.camera.events.center.connect(self._later)
+        camera = camera_of(self.viewer).events
+        camera.zoom.connect(self._later)
+        camera.center.connect(self._later)
         for key, name in KEYS.items():
             action = getattr(self, name)
             with contextlib.suppress(ValueError):
@@ -242,7 +245,7 @@ class UNetPPWidget(QWidget):
                 self.panel.set_status(str(event.error), "error")
 
     def _show_device(self, ready: ModelReady) -> None:
-        self._device = ready.reason
+        self._ready, self._device = ready, ready.reason
         text = (
             ready.device
             if ready.precision in ready.device
@@ -254,8 +257,11 @@ class UNetPPWidget(QWidget):
         if state.kind == "failed":
             self.panel.set_device("not working", state.message, False)
             self.panel.set_status(state.message, "error")
-        elif state.kind == "starting" and self._device:
-            self.panel.set_status("the engine starts again …", "busy")
+        elif state.kind == "starting" and self._ready is not None:
+            # Not into the status: there stands why it had to start again.
+            self.panel.set_device("starting again …", "The engine starts in the background.", True)
+        elif state.kind in ("ready", "busy") and self._ready is not None:
+            self._show_device(self._ready)
 
     def _later(self, event: Any = None) -> None:
         if self.panel.region != "all":
@@ -281,13 +287,14 @@ class UNetPPWidget(QWidget):
         self._closed = True
         self._reviewing.stop()
         self.relay.close()
-        dims, camera = self.viewer.dims.events, self.viewer.camera.events
+        dims, camera = self.viewer.dims.events, camera_of(self.viewer).events
         for emitter in (dims.current_step, camera.zoom, camera.center):
             with contextlib.suppress(ValueError):
                 emitter.disconnect(self._later)
         self.live.close()
         self.runner.close()
         self.selection.close()
+        self.outputs.close()
         for key in KEYS:
             with contextlib.suppress(KeyError, ValueError):
                 self.viewer.bind_key(key, None, overwrite=True)

@@ -6,6 +6,7 @@ Knows cards and numbers; no widget but the panel it fills.
 from __future__ import annotations
 
 import math
+from collections import deque
 from typing import Any
 
 from napari_unetpp.core.config import ModelCard
@@ -13,6 +14,9 @@ from napari_unetpp.widget.models import figures as figures_of_card
 from napari_unetpp.widget.panel import LevelFigures, Panel
 
 Level = int | str
+
+LAST = 5
+"""So many measurements are looked at."""
 
 
 class Figures:
@@ -29,6 +33,7 @@ class Figures:
         self.card: ModelCard | None = None
         self._key: Any = None
         self._here: dict[Any, dict[Level, float]] = {}
+        self._rates: dict[Any, deque[float]] = {}
 
     def choose(self, card: ModelCard, key: Any) -> None:
         """Show the figures of another model; what was measured of it here is used again."""
@@ -49,10 +54,10 @@ class Figures:
         """
         if megapixels < 0.01 or self.card is None or not seconds > 0:
             return
-        own = self._here.setdefault(self._key, {})
-        rate = seconds / megapixels
-        # The mean of the last few: a single one jumps with whatever else the machine does.
-        own[level] = rate if level not in own else 0.6 * own[level] + 0.4 * rate
+        rates = self._rates.setdefault((self._key, level), deque(maxlen=LAST))
+        rates.append(seconds / megapixels)
+        # The best of the last few: the first one warms up, others meet a busy machine.
+        self._here.setdefault(self._key, {})[level] = min(rates)
         self._fill()
 
     def seconds_per_megapixel(self, level: Level) -> float | None:
@@ -76,7 +81,10 @@ class Figures:
     def estimate(self, level: Level, pixels: int) -> str:
         """Return about how long a run takes, in words; empty if nothing is known."""
         rate = self.seconds_per_megapixel(level)
-        return "" if rate is None else f"about {in_words(rate * pixels / 1e6)}"
+        if rate is None:
+            return ""
+        words = in_words(rate * pixels / 1e6)
+        return words if words.startswith("under") else f"about {words}"
 
     def _fill(self) -> None:
         if self.card is None:

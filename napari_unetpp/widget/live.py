@@ -25,7 +25,7 @@ from napari_unetpp.widget.figures import Figures
 from napari_unetpp.widget.output import OutputLayers, Provenance
 from napari_unetpp.widget.panel import Panel
 from napari_unetpp.widget.relay import Relay
-from napari_unetpp.widget.screen import OnScreen, on_screen
+from napari_unetpp.widget.screen import OnScreen, camera_of, on_screen
 from napari_unetpp.widget.selection import Selection
 
 if TYPE_CHECKING:
@@ -88,10 +88,11 @@ class Live:
         self._timer.setSingleShot(True)
         self._timer.setInterval(SETTLE_MILLISECONDS)
         self._timer.timeout.connect(self.update)
+        camera = camera_of(viewer).events
         self._emitters = [
-            viewer.camera.events.zoom,
-            viewer.camera.events.center,
-            viewer.camera.events.angles,
+            camera.zoom,
+            camera.center,
+            camera.angles,
             viewer.dims.events.current_step,
             viewer.dims.events.order,
             viewer.dims.events.ndisplay,
@@ -146,15 +147,14 @@ class Live:
         self._show()
 
     def pause(self) -> None:
-        """Leave the worker to a run."""
+        """Leave the worker to a run, and the screen to its result."""
         self._paused = True
         self._timer.stop()
-        self._drop_jobs()
+        self.forget()
 
     def resume(self) -> None:
-        """Go on after a run."""
+        """Go on after a run, with the next move: what it gave is not to be covered at once."""
         self._paused = False
-        self._moved()
 
     def forget(self) -> None:
         """Drop the view, its jobs and its layer."""
@@ -291,7 +291,7 @@ class Live:
         view.shown = state
         provenance = Provenance(
             model=view.card.name,
-            model_sha="",
+            model_sha=self.selection.identity,
             level=level,
             threshold=threshold,
             kind=kind,

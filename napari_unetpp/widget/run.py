@@ -31,6 +31,9 @@ from napari_unetpp.widget.selection import Selection
 if TYPE_CHECKING:
     import napari
 
+TELL_SECONDS = 0.1
+"""Between two changes of the progress bar: each one redraws the panel."""
+
 WORDS = {"labels": "labels", "probabilities": "probabilities", "instances": "objects"}
 
 
@@ -61,6 +64,7 @@ class Run:
         self._layer: Any = None
         self._image: Any = None
         self._bar: Any = None
+        self._began = self._told = 0.0
         self._notes: list[str] = []
         self.before: list[Callable[[], None]] = []
         self.after: list[Callable[[], None]] = []
@@ -175,7 +179,7 @@ class Run:
         assert card is not None
         provenance = Provenance(
             model=card.name,
-            model_sha="",
+            model_sha=selection.identity,
             level=request.level,
             threshold=panel.threshold,
             kind=request.kind,
@@ -188,7 +192,7 @@ class Run:
             selection.layer, selection.axes, card, request.kind, provenance
         )
         self._layer, self._image, self._notes = layer, selection.layer, []
-        self._began = time.monotonic()
+        self._began, self._told = time.monotonic(), 0.0
         panel.set_running(True)
         panel.set_status("starting …", "busy")
         self._bar = progress(total=0, desc=f"UNet++ {card.name}")
@@ -214,13 +218,17 @@ class Run:
         if isinstance(event, Progress):
             self._progress(event)
         elif isinstance(event, Written):
-            self.outputs.refresh(self._layer)
+            self.outputs.refresh(self._layer, event.region)
         elif isinstance(event, Noted):
             self._notes.append(event.message)
         elif isinstance(event, Finished):
             self._finished(event)
 
     def _progress(self, event: Progress) -> None:
+        now = time.monotonic()
+        if event.done < event.total and now - self._told < TELL_SECONDS:
+            return
+        self._told = now
         self.panel.set_progress(event.done, event.total)
         name = event.level if event.level == "ensemble" else f"L{event.level}"
         spent = time.monotonic() - self._began

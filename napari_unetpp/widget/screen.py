@@ -51,6 +51,11 @@ class OnScreen:
         return without_channels(self.source.axes)
 
 
+def camera_of(viewer: Any) -> Any:
+    """Return the viewer's camera; napari before 0.9 has no scene that holds it."""
+    return getattr(viewer, "scene", viewer).camera
+
+
 def without_channels(axes: str) -> str:
     """Return the axes but C and S."""
     return "".join(a for a in axes if a not in "C" + SAMPLES)
@@ -247,9 +252,8 @@ def _slice_of(
 
 def _canvas(viewer: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return the centre and half the size of what a viewbox shows, in the world."""
-    scene = getattr(viewer, "scene", None)  # napari before 0.9 has neither scene nor canvas
-    camera = viewer.camera if scene is None else scene.camera
-    canvas = getattr(viewer, "canvas", None)
+    camera = camera_of(viewer)
+    canvas = getattr(viewer, "canvas", None)  # napari before 0.9 has none
     size = viewer._canvas_size if canvas is None else canvas.viewbox_size(viewer.layers)
     half = np.asarray(size, dtype=np.float64) / (2 * camera.zoom)
     return np.asarray(camera.center[-2:], dtype=np.float64), half

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from napari_unetpp.core.config import ModelCard
 from napari_unetpp.core.errors import UNetPPError
+from napari_unetpp.core.model.cards import read_identity
 from napari_unetpp.engine.protocol import LayerSource, ModelRequest
 from napari_unetpp.widget.layer_image import axes_choices, layer_axes, layer_channels, layer_source
 from napari_unetpp.widget.models import ModelList
-from napari_unetpp.widget.output import is_own
 from napari_unetpp.widget.panel import ModelItem, Panel
+from napari_unetpp.widget.provenance import KEY
 from napari_unetpp.widget.settings import Preferences
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ class Selection:
         self.preferences = preferences
         self.layer: Any = None
         self.card: ModelCard | None = None
+        self.identity = ""  # hash of the model's file
         self._axes: dict[int, str] = {}  # what the user said of a layer's axes
         self._model = ""
         self._listeners: list[Callable[[str], None]] = []
@@ -81,7 +83,7 @@ class Selection:
         """Return the layers that can be segmented: images that are no results of ours."""
         from napari.layers import Image
 
-        return [x for x in self.viewer.layers if isinstance(x, Image) and not is_own(x)]
+        return [x for x in self.viewer.layers if isinstance(x, Image) and KEY not in x.metadata]
 
     def choose_layer(self, layer: Any) -> None:
         """Work on a layer; None for none."""
@@ -187,13 +189,13 @@ class Selection:
     def choose_model(self, value: str) -> None:
         """Work with a model; one that cannot be read leaves the one before."""
         try:
-            card = self.models.card(value)
+            card, identity = self.models.card(value), read_identity(value)
         except UNetPPError as error:
             self.panel.set_status(str(error), "error")
             if self._model:
                 self.refresh_models()
             return
-        self._model, self.card = value, card
+        self._model, self.card, self.identity = value, card, identity
         self.models.remember(value)
         self._show_layer()
         self._tell("model")

@@ -12,7 +12,7 @@ import napari_unetpp
 from napari_unetpp.cli import doctor
 from napari_unetpp.cli.common import table
 from napari_unetpp.cli.main import COMMANDS, main
-from napari_unetpp.core.model import modelfile
+from napari_unetpp.core.model import cards, modelfile
 from napari_unetpp.core.nn.variants import VARIANTS
 
 
@@ -21,6 +21,7 @@ def bundled(models: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> dict[st
     """Bundle two of the small models."""
     two = {"nuclei": models["nuclei"], "ct-head-neck": models["ct"]}
     monkeypatch.setattr(modelfile, "bundled_models", lambda: two)
+    monkeypatch.setattr(cards, "bundled_models", lambda: two)
     return two
 
 
@@ -55,6 +56,7 @@ def test_models_shows_one_card(command, bundled: dict[str, Path]) -> None:
 
 def test_no_bundled_models(command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(modelfile, "bundled_models", dict)
+    monkeypatch.setattr(cards, "bundled_models", dict)
     assert command("models").out == "no models are bundled; train one with napari-unetpp train.\n"
     assert command("models", "--json").json == []
 
