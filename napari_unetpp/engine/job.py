@@ -5,6 +5,7 @@ Knows events; no process and no pixels.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import queue
 import threading
@@ -20,20 +21,34 @@ Listener = Callable[[Event], None]
 
 
 class Dispatcher:
-    """One daemon thread that makes calls in order, so that no listener delays the engine."""
+    """Makes calls one after the other on a daemon thread, so that none delays the engine."""
 
     def __init__(self) -> None:
         self._calls: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._loop, name="unetpp-events", daemon=True)
-        self._thread.start()
+        self._lock = threading.Lock()
+        self._stopped = False
+        self._thread = self._start()
+
+    def _start(self) -> threading.Thread:
+        thread = threading.Thread(target=self._loop, name="unetpp-events", daemon=True)
+        thread.start()
+        return thread
 
     def post(self, call: Callable[[], object]) -> None:
-        """Make a call on the thread."""
-        self._calls.put(call)
+        """Make a call on the thread; after the end too, for who listens to an old job."""
+        with self._lock:
+            self._calls.put(call)
+            if self._stopped:
+                self._calls.put(None)
+                # At the very end of an interpreter no thread can be started any more.
+                with contextlib.suppress(RuntimeError):
+                    self._thread = self._start()
 
     def stop(self, timeout: float) -> None:
         """End the thread after what was posted."""
-        self._calls.put(None)
+        with self._lock:
+            self._stopped = True
+            self._calls.put(None)
         if threading.current_thread() is not self._thread:
             self._thread.join(timeout)
 

@@ -6,6 +6,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from engine_helpers import (
+    LONG,
+    NUCLEI,
+    Recording,
+    empty_sink,
+    heard,
+    source_of,
+    whole_run,
+)
 from numpy.typing import NDArray
 
 from napari_unetpp.core.data.image import Image
@@ -17,15 +26,6 @@ from napari_unetpp.engine.protocol import (
     Progress,
     RunRequest,
     Written,
-)
-from tests.engine.conftest import (
-    LONG,
-    NUCLEI,
-    Recording,
-    empty_sink,
-    heard,
-    source_of,
-    whole_run,
 )
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from engine_helpers import LONG, NUCLEI, Recording, heard, source_of, until, whole_run
 from numpy.typing import NDArray
 
 from napari_unetpp.core.data.image import Image
@@ -17,7 +18,6 @@ from napari_unetpp.engine.protocol import (
     LevelReady,
     ViewRequest,
 )
-from tests.engine.conftest import LONG, NUCLEI, Recording, heard, source_of, until, whole_run
 
 
 def levels_of(engine: Engine, source: LayerSource, request: ViewRequest) -> dict[Any, NDArray[Any]]:
