@@ -77,3 +77,12 @@ def test_napari_gives_the_viewer_to_the_action(
     app = get_app_model()
     app.injection_store.inject(palette.level_up)()
     assert dock.told == ["level_up"]
+
+
+def test_napari_knows_which_parameter_of_the_dock_takes_the_viewer() -> None:
+    # It goes by the letters of the annotation: "napari.viewer.Viewer", not "napari.Viewer".
+    from napari._qt._qplugins._qnpe2 import _get_widget_viewer_param
+
+    from napari_unetpp.widget.dock import UNetPPWidget
+
+    assert _get_widget_viewer_param(UNetPPWidget, "UNet++") == "viewer"
