@@ -8,48 +8,30 @@ thread of the engine. This module knows layers and arrays; no engine process and
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from qtpy.QtCore import QTimer
 
 from napari_unetpp.core.axes import arrange
 from napari_unetpp.core.config import ModelCard
 from napari_unetpp.core.data.image import Image
 from napari_unetpp.core.errors import InputError
-from napari_unetpp.core.run.results import output_axes, result_channels
+from napari_unetpp.core.run.results import output_axes
 from napari_unetpp.widget.appearance import layer_looks, layer_names
-from napari_unetpp.widget.layer_image import layer_shape, level_data
-from napari_unetpp.widget.placing import placed_on, shear_matrix
+from napari_unetpp.widget.frame import Frame, add_quietly, one_refresh, place_layer, tell, told_of
+from napari_unetpp.widget.layer_image import level_data
 from napari_unetpp.widget.provenance import KEY, Provenance
+from napari_unetpp.widget.redraw import Redraw
+from napari_unetpp.widget.result import Result, at_sliders, channels_of
 from napari_unetpp.widget.screen import OnScreen
 from napari_unetpp.widget.storage import MEMORY_LIMIT, Sink, make_arrays
 
 __all__ = ["KEY", "OutputLayers", "Provenance"]
 
-_PLACING = ("scale", "translate", "rotate", "shear", "affine", "units", "axis_labels")
 _CHUNK = {"Y": 512, "X": 512}
-
-
-@dataclass(eq=False)
-class _Result:
-    """The layers of one result: one, or one for each class of probabilities."""
-
-    image: Any
-    kind: str
-    live: bool
-    card: ModelCard
-    layers: list[Any] = field(default_factory=list)
-    arrays: list[Any] = field(default_factory=list)
-    sink: Sink | None = None
-    handle: Any = None  # what start() returned: refresh() and finish() are called with it
-    hidden: list[Any] = field(default_factory=list)
-    make: dict[str, Any] | None = None  # how to make the layers anew, while a run goes on
 
 
 class OutputLayers:
@@ -70,14 +52,9 @@ class OutputLayers:
     ) -> None:
         self.viewer = viewer
         self.memory_limit = memory_limit
-        self._seconds = refresh_seconds
-        self._results: list[_Result] = []
+        self._results: list[Result] = []
         self._writing = False
-        self._due: list[_Result] = []
-        self._next = 0.0
-        self._timer = QTimer()
-        self._timer.setSingleShot(True)
-        self._timer.timeout.connect(self._draw)
+        self._redraw = Redraw(self._draw, refresh_seconds)
         viewer.layers.events.removed.connect(self._removed)
 
     # Results of whole images
@@ -112,19 +89,19 @@ class OutputLayers:
             Has the axes, shape and dtype of ``output_axes``; written from any thread.
         """
         out_axes, shape, dtype = output_axes(Image(level_data(image), axes), card, kind)
-        frame = _Frame(image, axes)
+        frame = Frame(image, axes)
         plain = [n for a, n in zip(out_axes, shape, strict=True) if a != "C"]
         sizes = dict(zip(out_axes.replace("C", ""), plain, strict=True)) | {"C": 1}
         array_shape = tuple(sizes[a] for a in frame.letters)
         count = len(layer_names("", card, kind, live=False))
         result = self._own(image, kind, live=False)
-        if result is not None and not self._fits(result, count, array_shape):
+        if result is not None and not result.fits(count, array_shape):
             self._forget(result)
             result = None
         if result is None:
-            result = _Result(image, kind, False, card)
+            result = Result(image, kind, False, card)
             self._results.append(result)
-        before = _metadata(result.layers[0]) if result.layers else None
+        before = told_of(result.layers[0]) if result.layers else None
         told: dict[str, Any] = {**provenance.to_json(), "complete": False}
         if result.layers and result.arrays[0].dtype == dtype and provenance.continues(before):
             if before and "storage" in before:
@@ -162,15 +139,12 @@ class OutputLayers:
             sliders do not show.
         """
         result = self._of_handle(layer)
-        if result is None or (region is not None and not self._shows(result, region)):
+        if result is None:
             return
-        if result not in self._due:
-            self._due.append(result)
-        wait = self._next - time.monotonic()
-        if wait <= 0:
-            self._draw()
-        elif not self._timer.isActive():
-            self._timer.start(max(1, round(wait * 1000)))
+        seen = region is None or result.sink is None or not result.layers
+        if not seen and not at_sliders(self.viewer, result.layers[0], result.sink, region):
+            return
+        self._redraw.ask(result)
 
     def finish(self, layer: Any, result: Any) -> None:
         """Draw a layer for the last time, say how the run ended, and let people paint it.
@@ -187,14 +161,13 @@ class OutputLayers:
             return
         if not found.layers:
             self._make_again(found)
-        if found in self._due:
-            self._due.remove(found)
+        self._redraw.forget(found)
         found.handle = found.make = None
         for own in found.layers:
             ending: dict[str, Any] = {"complete": result is not None}
             if result is not None:
                 ending["result"] = dict(result)
-            _tell(own, {**_metadata(own), **ending})
+            tell(own, {**told_of(own), **ending})
             own.editable = True
             own.refresh()
 
@@ -218,7 +191,7 @@ class OutputLayers:
         shown : OnScreen
             The part of it.
         kind : {"labels", "probabilities", "instances"}
-            A live layer of another kind is taken away.
+            A live layer of another kind is hidden.
         data : ndarray
             For labels and instances: the shape of the region (axes of length 1 may lack). For
             probabilities: channels first, all of the network's or those of the result.
@@ -232,10 +205,10 @@ class OutputLayers:
         """
         for other in self._live(image):
             if other.kind != kind:
-                self._take_away(other)
-        frame = _Frame(image, shown.source.axes)
+                other.rest()
+        frame = Frame(image, shown.source.axes)
         lengths = [stop - start for start, stop in shown.region]
-        blocks = list(_channels(data, card)) if kind == "probabilities" else [data]
+        blocks = list(channels_of(data, card)) if kind == "probabilities" else [data]
         wanted = len(layer_names("", card, kind, live=True))
         if len(blocks) != wanted or any(b.size != np.prod(lengths) for b in blocks):
             raise InputError(
@@ -249,7 +222,7 @@ class OutputLayers:
             self._take_away(result)
             result = None
         if result is None:
-            result = _Result(image, kind, True, card)
+            result = Result(image, kind, True, card)
             self._results.append(result)
         same = bool(result.arrays) and all(
             a.shape == b.shape and a.dtype == b.dtype
@@ -260,7 +233,7 @@ class OutputLayers:
                 np.copyto(kept, new)
         else:
             result.arrays = [np.array(a) for a in arrays]
-        before = _metadata(result.layers[0]) if result.layers else {}
+        before = told_of(result.layers[0]) if result.layers else {}
         self._update(
             result,
             card,
@@ -268,7 +241,17 @@ class OutputLayers:
             provenance.to_json(),
             restyle=before.get("model") != provenance.model,
         )
+        result.wake()
         return result.layers[0]
+
+    def hide_view(self, image: Any) -> None:
+        """Hide the live layers of an image until there is a view of it again.
+
+        napari takes long to make and to remove a layer (tenths of a second), and almost no
+        time to hide one.
+        """
+        for result in self._live(image):
+            result.rest()
 
     def drop_view(self, image: Any) -> None:
         """Take the live layers of an image away; a painted one stays."""
@@ -283,7 +266,7 @@ class OutputLayers:
 
     def toggle(self, image: Any) -> bool:
         """Hide the results of an image, or show again what was hidden; return which."""
-        results = [r for r in self._results if r.image is image and r.layers]
+        results = [r for r in self._results if r.image is image and r.layers and not r.resting]
         visible = [layer for r in results for layer in r.layers if layer.visible]
         for result in results:
             if visible:
@@ -299,7 +282,7 @@ class OutputLayers:
 
     def close(self) -> None:
         """Let go of the viewer; the layers stay."""
-        self._timer.stop()
+        self._redraw.stop()
         self.viewer.layers.events.removed.disconnect(self._removed)
         for result in list(self._results):
             self._forget(result)
@@ -308,7 +291,7 @@ class OutputLayers:
 
     def _update(
         self,
-        result: _Result,
+        result: Result,
         card: ModelCard,
         placing: dict[str, Any],
         told: dict[str, Any],
@@ -325,20 +308,20 @@ class OutputLayers:
         result.card = card
         with self._own_writing():
             for k, (layer, array) in enumerate(zip(result.layers, result.arrays, strict=True)):
-                with _one_refresh(layer):
+                with one_refresh(layer):
                     if layer.data is not array:
                         layer.data = array
-                    _place(layer, placing)
+                    place_layer(layer, placing)
                     for name, value in looks[k].items():
                         if name != "visible":
                             setattr(layer, name, value)
                 if layer.name.startswith(old[k]):
                     layer.name = names[k]
-                _tell(layer, told)
+                tell(layer, told)
 
     def _add(
         self,
-        result: _Result,
+        result: Result,
         card: ModelCard,
         placing: dict[str, Any],
         told: dict[str, Any],
@@ -348,8 +331,6 @@ class OutputLayers:
         from napari.layers import Labels
 
         make = ImageLayer if result.kind == "probabilities" else Labels
-        selection = self.viewer.layers.selection
-        active, chosen = selection.active, set(selection)
         looks = layer_looks(card, result.kind)
         for array, name, look in zip(result.arrays, names, looks, strict=True):
             metadata = {KEY: dict(told)}
@@ -358,40 +339,28 @@ class OutputLayers:
                 if event in layer.events.emitters:
                     layer.events.emitters[event].connect(self._touched)
             result.layers.append(layer)
-            self.viewer.add_layer(layer)
-        # The panel follows the active layer: a result that appears must not take its place.
-        chosen &= set(self.viewer.layers)
-        if active is not None:
-            selection.active = active
-        elif chosen:
-            selection.intersection_update(chosen)
-            selection.update(chosen)
+            add_quietly(self.viewer, layer)
 
-    def _own(self, image: Any, kind: str, *, live: bool) -> _Result | None:
+    def _own(self, image: Any, kind: str, *, live: bool) -> Result | None:
         for r in self._results:
             if r.image is image and r.kind == kind and r.live == live and r.make is None:
                 return r
         return None
 
-    def _live(self, image: Any) -> list[_Result]:
+    def _live(self, image: Any) -> list[Result]:
         return [r for r in self._results if r.image is image and r.live]
 
-    def _of_handle(self, layer: Any) -> _Result | None:
+    def _of_handle(self, layer: Any) -> Result | None:
         return next((r for r in self._results if r.handle is layer and layer is not None), None)
 
-    def _fits(self, result: _Result, count: int, shape: tuple[int, ...]) -> bool:
-        return len(result.layers) == count and all(
-            tuple(layer.data.shape) == shape for layer in result.layers
-        )
-
-    def _take_away(self, result: _Result) -> None:
+    def _take_away(self, result: Result) -> None:
         layers = list(result.layers)
         self._forget(result)
         for layer in layers:
             if layer in self.viewer.layers:
                 self.viewer.layers.remove(layer)
 
-    def _forget(self, result: _Result) -> None:
+    def _forget(self, result: Result) -> None:
         """Own a result no longer: its layers are the user's."""
         for layer in result.layers:
             for event in ("data", "paint", "labels_update"):
@@ -399,8 +368,13 @@ class OutputLayers:
                     layer.events.emitters[event].disconnect(self._touched)
         if result in self._results:
             self._results.remove(result)
-        if result in self._due:
-            self._due.remove(result)
+        self._redraw.forget(result)
+
+    def _draw(self, result: Result) -> None:
+        if not result.layers and result.make is not None:
+            self._make_again(result)
+        for layer in result.layers:
+            layer.refresh(thumbnail=False, highlight=False, extent=False)
 
     # Events
 
@@ -427,7 +401,7 @@ class OutputLayers:
             result.layers, result.arrays = [], list(result.sink.arrays)
             self._results.append(result)
 
-    def _make_again(self, result: _Result) -> None:
+    def _make_again(self, result: Result) -> None:
         assert result.make is not None
         self._update(result, result.card, **result.make, restyle=True)
         for layer in result.layers:
@@ -442,118 +416,3 @@ class OutputLayers:
                     self._forget(result)
             elif layer is result.image and not result.live and result.make is None:
                 self._forget(result)
-
-    # Drawing
-
-    def _shows(self, result: _Result, region: Sequence[slice]) -> bool:
-        """Whether the sliders show a region; what is beyond the canvas's border counts too."""
-        sink = result.sink
-        if sink is None or not result.layers or self.viewer.dims.ndisplay != 2:
-            return True
-        layer = result.layers[0]
-        hidden = set(range(layer.ndim)) - {
-            d - self.viewer.dims.ndim + layer.ndim for d in self.viewer.dims.displayed
-        }
-        place = np.round(layer.world_to_data(self.viewer.dims.point))
-        where = dict(zip(sink.axes, region, strict=True))
-        for k in hidden:
-            part = where.get(sink.array_axes[k])
-            if part is None or sink.array_axes[k] == "C":
-                continue
-            start, stop, _ = part.indices(int(layer.data.shape[k]))
-            if not start <= place[k] < stop:
-                return False
-        return True
-
-    def _draw(self) -> None:
-        due, self._due = self._due, []
-        began = time.monotonic()
-        for result in due:
-            if not result.layers and result.make is not None:
-                self._make_again(result)
-            for layer in result.layers:
-                layer.refresh(thumbnail=False, highlight=False, extent=False)
-        now = time.monotonic()
-        # A layer that takes long to draw is drawn less often.
-        self._next = now + max(self._seconds, 5 * (now - began))
-
-
-class _Frame:
-    """How the axes of an image map to those of its result layers.
-
-    The samples of a picture are no axis of a layer. A channel axis in front is dropped: napari
-    aligns layers at their last axes. One between others must stay, or the axes before it
-    would move: it gets length 1, stretched over all channels, so that every position of its
-    slider shows the result.
-    """
-
-    def __init__(self, image: Any, axes: str) -> None:
-        self.image = image
-        self.axes = axes.replace("S", "")
-        self.drop = (0,) if self.axes.startswith("C") else ()
-        self.letters = "".join(a for k, a in enumerate(self.axes) if k not in self.drop)
-        at = self.axes.find("C")
-        self.stretch = layer_shape(image)[at] if at > 0 else 1
-
-    def placed(self, shown: OnScreen | None = None) -> dict[str, Any]:
-        """Return where the whole result lies, or that of what is on screen."""
-        start = dict.fromkeys(self.axes, 0.0)
-        step = dict.fromkeys(self.axes, 1.0)
-        if "C" in self.letters:
-            step["C"] = float(self.stretch)
-        if shown is not None:
-            for letter, (first, _), factor in zip(
-                shown.axes, shown.region, shown.downsampling, strict=True
-            ):
-                start[letter], step[letter] = float(first), factor
-        return placed_on(
-            self.image,
-            start=[start[a] for a in self.axes],
-            factors=[step[a] for a in self.axes],
-            # napari picks the slice k of a level for what lies around its first plane.
-            centred=[a in "CYX" for a in self.axes],
-            drop=self.drop,
-        )
-
-
-def _channels(data: NDArray[Any], card: ModelCard) -> Iterator[NDArray[Any]]:
-    """Yield the channels that a result shows, of all of the network's or of those alone."""
-    wanted = result_channels(card)
-    every = len(data) == len(card.channel_names)
-    for n, k in enumerate(wanted if every or len(data) == len(wanted) else ()):
-        yield data[k if every else n]
-
-
-def _place(layer: Any, placing: dict[str, Any]) -> None:
-    """Move a layer; what is as it should be is left, for each change costs a drawing."""
-    for name in _PLACING:
-        value, now = placing[name], getattr(layer, name)
-        if name == "affine":
-            now = now.affine_matrix
-        if name == "shear":
-            value, now = shear_matrix(value, layer.ndim), shear_matrix(now, layer.ndim)
-        same = now == value if name in ("units", "axis_labels") else np.array_equal(now, value)
-        if not same:
-            setattr(layer, name, value)
-
-
-@contextmanager
-def _one_refresh(layer: Any) -> Iterator[None]:
-    """Draw once, at the end, whatever changes."""
-    block = getattr(layer, "_block_refresh", None)
-    if block is None:
-        yield
-    else:
-        with block():
-            yield
-    layer.refresh(extent=False)
-
-
-def _metadata(layer: Any) -> dict[str, Any]:
-    told = layer.metadata.get(KEY)
-    return dict(told) if isinstance(told, dict) else {}
-
-
-def _tell(layer: Any, told: dict[str, Any]) -> None:
-    if layer.metadata.get(KEY) != told:
-        layer.metadata = {**layer.metadata, KEY: dict(told)}

@@ -194,7 +194,7 @@ def test_a_view_of_a_coarse_level_lies_as_napari_draws_it(viewer, outputs):
     image = viewer.add_image(
         [full, full[:2, ::4, ::4]], multiscale=True, scale=(2, 0.5, 0.5), rotate=30
     )
-    image.data_level = 1
+    image.locked_data_level = 1
     viewer.dims.set_point(0, world(image, (3, 0, 0))[0])
     camera = viewer.scene.camera
     camera.center, camera.zoom = world(image, (3, 32, 48)), 100
@@ -209,10 +209,11 @@ def test_a_view_of_a_coarse_level_lies_as_napari_draws_it(viewer, outputs):
     last = world(image, (3, 4 * bottom - 4 + 1.5, 4 * right - 4 + 1.5))
     ends = (0, bottom - top - 1, right - left - 1)
     np.testing.assert_allclose(world(layer, ends)[1:], last[1:], atol=1e-9)
-    for step, visible in [(0, False), (1, False), (2, True), (3, True)]:
+    # The result is there where napari shows slice 1 of the level, and is gone beside it.
+    for step, visible in [(0, False), (2, True), (3, True)]:
         viewer.dims.set_current_step(0, step)
-        shown_now = on_screen(viewer, image, "ZYX", model_axes="YX", max_pixels=10**6)
-        assert (shown_now.region[0][0] == 1) is visible
+        now = on_screen(viewer, image, "ZYX", model_axes="YX", max_pixels=10**6)
+        assert (now.region[0][0] == 1) is visible
         assert layer._slice.empty is not visible
 
 
@@ -538,11 +539,30 @@ def test_another_kind_takes_the_place_of_the_live_layer(viewer, outputs):
     card = card_of(2, auxiliary=("centre",))
     labels = show(viewer, outputs, image, 1, card=card)
     show(viewer, outputs, image, 0.5, kind="probabilities", card=card)
-    assert labels not in viewer.layers
-    assert len(outputs.layers_of(image)) == 3
-    objects = show(viewer, outputs, image, 7, kind="instances", card=card)
-    assert outputs.layers_of(image) == [objects]
-    assert len(viewer.layers) == 2
+    layers = outputs.layers_of(image)
+    assert [x.visible for x in layers] == [False, True, True, False]
+    # Toggling concerns what is shown now.
+    outputs.toggle(image)
+    outputs.toggle(image)
+    assert [x.visible for x in layers] == [False, True, True, False]
+    assert show(viewer, outputs, image, 2, card=card) is labels
+    assert [x.visible for x in layers] == [True, False, False, False]
+    outputs.hide_view(image)
+    assert not any(x.visible for x in layers)
+    show(viewer, outputs, image, 2, card=card)
+    assert [x.visible for x in layers] == [True, False, False, False]
+    outputs.drop_view(image)
+    assert list(viewer.layers) == [image]
+
+
+def test_a_live_layer_that_someone_hid_stays_hidden(viewer, outputs):
+    image = viewer.add_image(np.zeros((60, 80), np.uint8))
+    layer = show(viewer, outputs, image, 1)
+    layer.visible = False
+    assert show(viewer, outputs, image, 2) is layer
+    outputs.hide_view(image)
+    show(viewer, outputs, image, 1)
+    assert not layer.visible
 
 
 def test_a_view_does_not_keep_the_callers_array(viewer, outputs):
