@@ -59,7 +59,7 @@ CARDS: dict[str, ModelCard] = {
     "ct-head-neck": ModelCard(
         name="ct-head-neck",
         network=NetworkConfig(
-            ndim=3, filters=(8, 32, 64, 128, 256), out_channels=len(CT_CLASSES), norm="batch"
+            ndim=3, filters=(16, 32, 64, 128, 256), out_channels=len(CT_CLASSES), norm="batch"
         ),
         classes=tuple(ClassInfo(f"organ {k}") for k in range(1, len(CT_CLASSES) + 1)),
         axes="ZYX",

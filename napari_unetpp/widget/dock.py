@@ -6,6 +6,7 @@ Nothing is decided here; each part lives in a module of its own name.
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import QEvent, QTimer
@@ -25,18 +26,19 @@ from napari_unetpp.widget.relay import Relay
 from napari_unetpp.widget.run import Run
 from napari_unetpp.widget.screen import camera_of
 from napari_unetpp.widget.selection import Selection
-from napari_unetpp.widget.settings import read_preferences
+from napari_unetpp.widget.settings import Preferences, read_preferences, watch_preferences
 
 if TYPE_CHECKING:
-    import napari
+    import napari.viewer
 
 KEYS = {
-    "Control-Alt-R": "run",
-    "Control-Alt-C": "cancel",
-    "Control-Alt-Up": "level_up",
-    "Control-Alt-Down": "level_down",
-    "Control-Alt-V": "toggle",
+    "Alt-R": "run",
+    "Alt-X": "cancel",
+    "Alt-Right": "level_up",
+    "Alt-Left": "level_down",
+    "Alt-U": "toggle",
 }
+"""Free in napari, and no letters of its menus; desktops keep Ctrl+Alt for themselves."""
 
 
 class UNetPPWidget(QWidget):
@@ -55,7 +57,7 @@ class UNetPPWidget(QWidget):
         Its parts.
     """
 
-    def __init__(self, viewer: napari.Viewer, *, engine: Engine | None = None) -> None:
+    def __init__(self, viewer: napari.viewer.Viewer, *, engine: Engine | None = None) -> None:
         super().__init__()
         self.setObjectName("unetpp_dock")
         self.setWindowTitle("UNet++")
@@ -104,6 +106,7 @@ class UNetPPWidget(QWidget):
         self._reviewing.timeout.connect(self._review)
         panel.set_live(preferences.live)
         self._connect()
+        self._unwatch = watch_preferences(self._preferred)
         self.selection.start()
         app = QApplication.instance()
         if app is not None:
@@ -229,10 +232,13 @@ class UNetPPWidget(QWidget):
             )
             if card.instances is not None:
                 self.panel.set_min_size(card.instances.min_size)
-            self.panel.set_device("starting …", "The engine starts in the background.", True)
-            job = self.engine.load(selection.model)
-            self.relay.follow(job, self._loaded)
+            self._load()
         self._review()
+
+    def _load(self) -> None:
+        """Have the worker load the model, so that the first run finds it warm."""
+        self.panel.set_device("starting …", "The engine starts in the background.", True)
+        self.relay.follow(self.engine.load(self.selection.model), self._loaded)
 
     def _loaded(self, event: Any) -> None:
         if isinstance(event, ModelReady):
@@ -263,6 +269,14 @@ class UNetPPWidget(QWidget):
         elif state.kind in ("ready", "busy") and self._ready is not None:
             self._show_device(self._ready)
 
+    def _preferred(self, preferences: Preferences) -> None:
+        """Take over what was changed in napari's preferences; live on or off is for the start."""
+        before, self.selection.preferences = self.selection.preferences, preferences
+        self.live.max_pixels = int(preferences.live_megapixels * 1e6)
+        if replace(before, live=preferences.live) != preferences:
+            self._load()
+            self.live.update()
+
     def _later(self, event: Any = None) -> None:
         if self.panel.region != "all":
             self._reviewing.start()
@@ -286,6 +300,7 @@ class UNetPPWidget(QWidget):
             return
         self._closed = True
         self._reviewing.stop()
+        self._unwatch()
         self.relay.close()
         dims, camera = self.viewer.dims.events, camera_of(self.viewer).events
         for emitter in (dims.current_step, camera.zoom, camera.center):

@@ -25,10 +25,10 @@ _REGION_TIPS = (
 _OUTPUTS = (("labels", "labels"), ("probabilities", "probabilities"), ("objects", "instances"))
 _MIN_SIZE = "Objects of fewer pixels are left out."
 _MIN_SIZE_OFF = "The least size acts on objects: choose the output “objects” first."
-_RUN = "Predict the chosen region and keep the result as a layer (Ctrl+Alt+R)."
+_RUN = "Predict the chosen region and keep the result as a layer (Alt+R)."
 _RUN_EMPTY = "There is no image to run on: open one first."
 _RUN_BUSY = "A run goes on: wait for its end or cancel it."
-_CANCEL = "End the run; what is done so far stays (Ctrl+Alt+C)."
+_CANCEL = "End the run; what is done so far stays (Alt+X)."
 _CANCEL_OFF = "Nothing runs that could be cancelled."
 
 
@@ -169,7 +169,7 @@ class RunForm(QWidget):
         self._toggle = make_button(
             "Show or hide result",
             "toggle_button",
-            "Show or hide what was made of this image (Ctrl+Alt+V).",
+            "Show or hide what was made of this image (Alt+U).",
             self.toggle_clicked.emit,
         )
         self._copy = make_button(
