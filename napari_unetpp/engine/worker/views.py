@@ -3,7 +3,9 @@
 For a 2D model on the image's own grid the window is the region and the halo around it, so
 that it equals a run. A 3D model, or one with a spacing of its own, sees the whole plane or
 volume at the request's place; its levels are kept, and any region of it is cut from them.
-Knows the core and the link; no message.
+All levels share one window, which ends at a multiple of 2^L of the deepest one. Where the
+image's size is no such multiple, a run at a lower level ends it earlier, and the two differ
+within that level's halo of the image's far ends. Knows the core and the link; no message.
 """
 
 from __future__ import annotations
