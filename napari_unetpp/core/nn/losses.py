@@ -18,7 +18,7 @@ from napari_unetpp.core.errors import InputError
 
 LossKind = Literal["cross-entropy+dice", "eq2"]
 
-# Small against one pixel's share of a patch, so that an absent class has a sound gradient.
+# Keeps the quotient finite; small against the few pixels of a small object.
 SMOOTH = 1.0
 
 
@@ -71,14 +71,16 @@ def soft_dice(probabilities: Tensor, target: Tensor, known: Tensor) -> Tensor:
     Returns
     -------
     Tensor
-        Scalar: the mean over the classes of which something is known; 0 if there is none.
+        Scalar: the mean over the classes that the truth contains; 0 if there is none. A class
+        that is absent from the batch is left to the cross-entropy: its Dice would fall with
+        every last probability, however small, which drives rare classes to 0 for good.
     """
     _check(probabilities, target, known)
     dims = [0, *range(2, target.ndim)]
     overlap = (probabilities * target * known).sum(dims)
     total = ((probabilities + target) * known).sum(dims)
     dice = 1.0 - (2.0 * overlap + SMOOTH) / (total + SMOOTH)
-    present = (known.sum(dims) > 0).to(dice.dtype)
+    present = ((target * known).sum(dims) > 0).to(dice.dtype)
     return (dice * present).sum() / present.sum().clamp_min(1.0)
 
 

@@ -9,6 +9,7 @@ import torch
 
 from napari_unetpp.core.errors import InputError
 from napari_unetpp.core.nn.losses import (
+    SMOOTH,
     cross_entropy,
     deep_supervision_loss,
     equation_2,
@@ -140,3 +141,21 @@ def test_shapes_that_differ_are_refused() -> None:
         cross_entropy(t(0, 0), t(0), t(1, 1), "sigmoid")
     with pytest.raises(InputError, match="at least one head"):
         deep_supervision_loss({}, t(0), t(1), "sigmoid")
+
+
+def test_dice_leaves_an_absent_class_to_the_cross_entropy() -> None:
+    logits = torch.full((1, 2, 8, 8), -3.0, requires_grad=True)
+    target = torch.zeros(1, 2, 8, 8)
+    target[:, 0, :2] = 1.0  # the second class is known to be nowhere
+    known = torch.ones_like(target)
+    p = torch.sigmoid(torch.tensor(-3.0))
+    loss = soft_dice(torch.sigmoid(logits), target, known)
+    # Of the first class alone: 16 pixels of truth, 64 probabilities.
+    expected = 1 - (2 * 16 * p + SMOOTH) / (64 * p + 16 + SMOOTH)
+    assert loss.item() == pytest.approx(expected.item(), abs=1e-6)
+    loss.backward()
+    assert logits.grad is not None
+    assert float(logits.grad[:, 1].abs().max()) == 0.0
+    assert float(logits.grad[:, 0].abs().max()) > 0.0
+    cross_entropy(logits, target, known, "sigmoid").backward()
+    assert float(logits.grad[:, 1].min()) > 0.0  # which pushes it down, pixel by pixel
