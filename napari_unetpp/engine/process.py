@@ -36,6 +36,7 @@ from appose.service import ResponseType, Service, Task, TaskEvent
 
 import napari_unetpp
 from napari_unetpp.engine import blocks
+from napari_unetpp.engine.protocol import DEAF
 from napari_unetpp.engine.wire import Message
 
 _LOG = logging.getLogger("napari_unetpp")
@@ -288,6 +289,8 @@ def cause_of_death(code: int | None) -> str:
     """Return in words why a process that nobody asked to end is gone."""
     if code is None:
         return "for a reason that is not known"
+    if code == DEAF:
+        return "because there was no memory left to take another message"
     if os.name != "posix" or code >= 0:
         return f"with exit code {code}"
     try:

@@ -20,6 +20,9 @@ Code = Literal[
     "input", "file", "model", "device", "memory", "killed", "hung", "start", "bug", "cancelled"
 ]
 
+# Exit codes of the worker: its parent is gone, it cannot take messages any more.
+ORPHANED, DEAF = 93, 94
+
 
 class EngineError(UNetPPError, OSError):
     """A job failed, or the worker did.

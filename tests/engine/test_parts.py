@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import signal
 import subprocess
 import sys
 import threading
+import time
 from typing import Any
 
 import numpy as np
@@ -17,8 +19,8 @@ from napari_unetpp.core.data.geometry import Grid, GridMap
 from napari_unetpp.engine import blocks
 from napari_unetpp.engine.blocks import Block, pieces
 from napari_unetpp.engine.job import Dispatcher, Job
-from napari_unetpp.engine.process import cause_of_death
-from napari_unetpp.engine.protocol import EngineError, Finished, Noted, Progress
+from napari_unetpp.engine.process import Launch, WorkerProcess, cause_of_death
+from napari_unetpp.engine.protocol import DEAF, EngineError, Finished, Noted, Progress
 from napari_unetpp.engine.worker.boot import Lines, Requests
 from napari_unetpp.engine.worker.restore import restore
 
@@ -129,10 +131,38 @@ def test_waiting_has_an_end() -> None:
 def test_death_in_words() -> None:
     assert "exit code 3" in cause_of_death(3)
     assert "not known" in cause_of_death(None)
+    assert "no memory left" in cause_of_death(DEAF)
     if sys.platform == "linux":
         assert "SIGBUS: most likely shared memory" in cause_of_death(
             -7 if sys.platform == "linux" else -10
         )
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX")
+def test_a_silent_worker_that_computes_is_not_taken_for_hung() -> None:
+    child = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+
+    class Silent(WorkerProcess):
+        pid = property(lambda self: child.pid)  # type: ignore[assignment]
+
+    try:
+        worker = Silent(Launch(sys.executable, {}, None, 1.0), lambda worker, info: None)
+        assert worker.computes(0.05)
+        time.sleep(1.0)
+        assert worker.computes(0.05)
+        child.send_signal(signal.SIGSTOP)
+        time.sleep(0.2)
+        worker.computes(0.05)
+        time.sleep(0.5)
+        assert not worker.computes(0.05)
+        worker.heard = time.monotonic()  # a sign of life since: the last look is too old
+        time.sleep(0.05)
+        assert worker.computes(0.05)
+        assert not worker.computes(0.05)
+    finally:
+        child.kill()
+        child.wait()
+    assert not worker.computes(0.05)
 
 
 @pytest.mark.parametrize("steps", [(0.4, 1.0, 2.5), (3.3, 0.3, 1.0), (1.0, 1.0, 1.0)])

@@ -25,9 +25,9 @@ import traceback
 from typing import Any, TextIO
 
 from napari_unetpp.engine import blocks
+from napari_unetpp.engine.protocol import DEAF, ORPHANED
 
 _PROTOCOL = '"responseType":'
-ORPHANED, DEAF = 3, 4
 
 prefix = "unetpp"
 outstanding: set[str] = set()

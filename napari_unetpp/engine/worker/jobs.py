@@ -180,7 +180,7 @@ def _run(link: Link, message: Message) -> Message:
     )
     start().close()  # refuses what does not fit before the image is read for its intensities
     source = Source(image, runner.card, request.channel)
-    kept, notes = _WARM.fitted(source, image, message["source"]["key"], request.channel, model)
+    kept, notes, _ = _WARM.fitted(source, image, message["source"]["key"], request.channel, model)
     for note in notes:
         link.note(note)
     run = start(normalisers=kept)

@@ -17,7 +17,7 @@ from numpy.typing import DTypeLike, NDArray
 from napari_unetpp.core.axes import Index
 from napari_unetpp.core.data.lazy import LazyArray, full_index
 from napari_unetpp.core.events import Note
-from napari_unetpp.engine.blocks import MAX_BLOCK, Block, lengths_of, pieces
+from napari_unetpp.engine.blocks import MAX_BLOCK, Block, lengths_of, pieces, remove
 from napari_unetpp.engine.protocol import EngineError, Level
 from napari_unetpp.engine.wire import Message, from_index, to_error
 from napari_unetpp.engine.worker import boot
@@ -116,7 +116,11 @@ class Link:
                 self._settle()
             self.check()
             block = self._block(lengths_of(part), values.dtype)
-            block.put(values[place])
+            try:
+                block.put(values[place])
+            except BaseException:
+                self._discard(block)
+                raise
             self._waiting.append(
                 self._request(event, part, block, last=part is parts[-1][0], **more)
             )
@@ -145,6 +149,13 @@ class Link:
         except BaseException:
             boot.outstanding.discard(name)
             raise
+
+    @staticmethod
+    def _discard(block: Block) -> None:
+        """Remove a block that the client was never told of."""
+        block.close()
+        remove(block.name)
+        boot.outstanding.discard(block.name)
 
     def _request(self, event: str, index: Index, block: Block, **more: Any) -> _Reply:
         reply = _Reply(block)
@@ -211,7 +222,7 @@ class RemoteSink:
 
     def __setitem__(self, index: Any, values: Any) -> None:
         region = tuple(
-            i if isinstance(i, slice) else slice(i, i + 1)
+            i if isinstance(i, slice) else slice(i, i + 1, 1)
             for i in _spelled(full_index(index, self.shape), self.shape)
         )
         block = np.asarray(values)

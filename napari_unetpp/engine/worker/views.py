@@ -250,9 +250,9 @@ def _view(
     if key and kept is not None and kept.key == spot and _inside(region, kept.covers):
         return kept
     warm.view = kept = None  # its nodes go before new ones come
-    normalisers, notes = warm.fitted(source, image, key, channel, model)
+    normalisers, notes, fresh = warm.fitted(source, image, key, channel, model)
     space = space_for(source)
-    for note in [*notes, *space.notes]:
+    for note in [*notes, *space.notes] if fresh else []:  # not with every pan
         link.note(note)
     deepest = max(runner.card.levels_trained)
     windowed = space.direct and len(runner.card.axes) == 2

@@ -92,17 +92,28 @@ class Warm:
 
     def fitted(
         self, source: Source, image: Image, key: str, channel: int | None, model: Key
-    ) -> tuple[list[Normaliser], list[Note]]:
-        """Return the intensity rule fitted to the whole image, from memory if it has a key."""
+    ) -> tuple[list[Normaliser], list[Note], bool]:
+        """Return the intensity rule fitted to the whole image, from memory if it has a key.
+
+        Returns
+        -------
+        list of Normaliser
+            One for each channel of the network.
+        list of Note
+            What the user should know about them.
+        bool
+            Whether they were fitted just now, and not told before.
+        """
         place = (key, image.axes, image.shape, channel, model[0])
-        found = self._fits.get(place) if key else None
-        if found is None:
-            found = source.fit()
-            if key:
-                self._fits[place] = found
-                while len(self._fits) > FITS:
-                    self._fits.popitem(last=False)
-        return found
+        known = self._fits.get(place) if key else None
+        if known is not None:
+            return *known, False
+        found = source.fit()
+        if key:
+            self._fits[place] = found
+            while len(self._fits) > FITS:
+                self._fits.popitem(last=False)
+        return *found, True
 
 
 def _key(request: ModelRequest) -> Key:
