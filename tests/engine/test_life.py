@@ -47,7 +47,7 @@ def long_run(engine: Engine, **options: Any) -> tuple[Job, NDArray[np.uint8]]:
     stack = np.random.default_rng(1).integers(0, 99, (500, 256, 256)).astype(np.uint8)
     sink = np.full(stack.shape, 255, np.uint8)
     options.setdefault("tile", 64)
-    job = engine.run(source_of(stack, "TYX"), RunRequest(NUCLEI, 4, **options), sink)
+    job = engine.run(source_of(stack, "TYX"), RunRequest(NUCLEI, 2, **options), sink)
     until(lambda: (sink[0, :64, :64] != 255).all())
     assert job.state == "running"
     return job, sink
@@ -217,6 +217,26 @@ def test_no_torch(tmp_path: Path) -> None:
     engine.close()
 
 
+def test_libraries_that_print_break_nothing(tmp_path: Path) -> None:
+    noise = (
+        "import os, sys, threading, time\n"
+        "def talk():\n"
+        "    while True:\n"
+        "        print('a library', end=' '); print('says something')\n"
+        "        if 'napari_unetpp.engine.worker.boot' in sys.modules:\n"
+        "            os.write(1, b'and a C library too')\n"
+        "        time.sleep(0.001)\n"
+        "threading.Thread(target=talk, daemon=True).start()\n"
+    )
+    (tmp_path / "sitecustomize.py").write_text(noise)
+    engine = Engine(env={"PYTHONPATH": str(tmp_path)}, cancel_seconds=30.0)
+    job, _ = long_run(engine, tile=16)
+    job.cancel()
+    assert works(engine)
+    assert not [line for line in engine._manager._worker._service.invalid_lines() if "{" in line]
+    engine.close()
+
+
 def test_a_python_without_the_package(tmp_path: Path) -> None:
     (tmp_path / "appose").mkdir()
     (tmp_path / "appose" / "__init__.py").write_text("raise SystemExit('no appose here')\n")
@@ -260,7 +280,7 @@ engine = Engine()
 stack = np.random.default_rng(1).integers(0, 99, (500, 256, 256)).astype(np.uint8)
 sink = np.full(stack.shape, 255, np.uint8)
 model = ModelRequest("nuclei", "cpu", "float32")
-job = engine.run(LayerSource(stack, "TYX"), RunRequest(model, 4, tile=64), sink)
+job = engine.run(LayerSource(stack, "TYX"), RunRequest(model, 2, tile=64), sink)
 while (sink[0, :64, :64] == 255).any():
     assert job.state in ("queued", "running"), job.error
     time.sleep(0.01)

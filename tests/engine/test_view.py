@@ -16,6 +16,7 @@ from napari_unetpp.engine.protocol import (
     EngineError,
     LayerSource,
     LevelReady,
+    Noted,
     ViewRequest,
 )
 
@@ -140,3 +141,13 @@ def test_a_view_that_does_not_fit_is_refused(engine: Engine, region: Any, words:
     with pytest.raises(EngineError, match=words) as caught:
         job.wait(LONG)
     assert caught.value.code == "input"
+
+
+def test_notes_are_told_with_the_first_view_alone(engine: Engine) -> None:
+    layer = source_of(np.zeros((64, 64), np.uint8), key="constant")
+    told = []
+    for start in (0, 32):
+        request = ViewRequest(NUCLEI, 1, ((start, start + 32), (0, 32)))
+        events = heard(engine.view(layer, request))
+        told.append([e.code for e in events if isinstance(e, Noted)])
+    assert told == [["constant-image"], []]

@@ -115,6 +115,8 @@ def prepare(options: dict[str, Any]) -> None:
     prefix = options["prefix"]
     own = os.fdopen(os.dup(1), "w", encoding="utf-8", errors="backslashreplace")
     os.dup2(2, 1)
+    own.write("\n")  # ends what a library may have begun to say before
+    own.flush()
     sys.stdout = Lines(own, sys.stderr)
     sys.stdin = Requests(sys.stdin)
     _mend_appose()
