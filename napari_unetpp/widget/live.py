@@ -123,7 +123,10 @@ class Live:
     def _selected(self, what: str) -> None:
         self._failed = None
         if self.view is not None and self.view.layer is not self.selection.layer:
+            old = self.view.layer
             self.forget()
+            if old not in self.viewer.layers:  # nothing is left that it could show
+                self.outputs.drop_view(old)
         self._moved()
 
     def _switched(self, on: bool) -> None:
@@ -142,7 +145,7 @@ class Live:
 
     def _output_changed(self) -> None:
         if self.view is not None:
-            self.outputs.drop_view(self.view.layer)
+            self.outputs.hide_view(self.view.layer)
             self.view.shown = ()
         self._show()
 
@@ -157,10 +160,10 @@ class Live:
         self._paused = False
 
     def forget(self) -> None:
-        """Drop the view, its jobs and its layer."""
+        """Drop the view and its jobs, and hide its layer: to remove it takes napari long."""
         self._drop_jobs()
         if self.view is not None:
-            self.outputs.drop_view(self.view.layer)
+            self.outputs.hide_view(self.view.layer)
         self.view = None
 
     def _drop_jobs(self) -> None:
@@ -196,9 +199,6 @@ class Live:
         view = self.view
         if view is None or view.key != key:
             self._drop_jobs()
-            kept = view.layer if view is not None else None
-            if kept is not None and kept is not layer:
-                self.outputs.drop_view(kept)
             view = self.view = _View(key, screen, layer, card)
         wanted = self._wanted(view)
         if not wanted:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from napari.utils import progress
-from napari.utils.notifications import show_error, show_warning
+from napari.utils.notifications import show_error
 
 from napari_unetpp import __version__
 from napari_unetpp.core.data.image import Image
@@ -263,8 +263,6 @@ class Run:
         else:
             panel.set_status(f"{event.error}{notes}", "error")
             show_error(str(event.error))
-        if event.state == "done" and self._notes:
-            show_warning(notes.strip())
         self._layer = self._image = None
         for callback in self.after:
             callback()
