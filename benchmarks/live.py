@@ -96,9 +96,9 @@ def measure(rounds: int, side: int, level: int) -> dict[str, Any]:
     dock.panel.set_level(level)
     dock.panel.set_live(True)
     QApplication.processEvents()
-    height, width = viewer._canvas_size
-    camera_of(viewer).zoom = min(height, width) / side
-    dock.live.max_pixels = side * side
+    # Rather a little more than the view: the canvas is seldom square.
+    height, width = viewer.window._qt_viewer.canvas.size
+    camera_of(viewer).zoom = (height * width) ** 0.5 / side
     middle = image.shape[0] / 2
     try:
         pan_times(dock, middle, side, level)  # torch, the model and the check of precision

@@ -128,9 +128,7 @@ def nuclei_job(
     )
 
 
-def ct_job(
-    data: Path, runs: Path, max_seconds: float | None, base: Model | None = None
-) -> FitJob:
+def ct_job(data: Path, runs: Path, max_seconds: float | None, base: Model | None = None) -> FitJob:
     """Return the training of ``ct-head-neck``."""
     folder = data / "ct_head_neck"
     with (folder / "metadata.csv").open(newline="") as file:

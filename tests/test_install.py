@@ -45,7 +45,7 @@ print(json.dumps({
 """
 
 WIDGET = [["napari-unetpp.dock", "UNet++"]]
-SETTINGS = {"computing": ["device", "precision", "threads"], "live": ["megapixels", "on_start"]}
+SETTINGS = {"computing": ["device", "precision", "threads"], "live": ["megabytes", "on_start"]}
 SAMPLES = {
     "nuclei_2d", "nuclei_3d", "stained_tissue", "immunohistochemistry", "nuclei_timelapse",
     "ct_phantom", "painted_strokes",

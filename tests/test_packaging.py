@@ -81,7 +81,7 @@ def test_preferences_of_the_manifest_are_those_that_are_read(manifest: PluginMan
         ("computing", "precision"): (default.precision, list(settings.PRECISIONS)),
         ("computing", "threads"): (default.threads, None),
         ("live", "on_start"): (default.live, None),
-        ("live", "megapixels"): (default.live_megapixels, None),
+        ("live", "megabytes"): (default.live_megabytes, None),
     }
     assert settings.DEVICES == options.DEVICES
     assert settings.PRECISIONS == options.PRECISIONS

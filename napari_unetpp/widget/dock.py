@@ -62,6 +62,9 @@ class UNetPPWidget(QWidget):
         self.setObjectName("unetpp_dock")
         self.setWindowTitle("UNet++")
         self.setAccessibleName("UNet++")
+        # napari hands plug-ins a proxy, which wraps anew what is asked of it: its active layer
+        # would be none of its layers.
+        viewer = getattr(viewer, "__wrapped__", viewer)
         self.viewer = viewer
         preferences = read_preferences()
         self.panel = panel = Panel(self)
@@ -82,7 +85,7 @@ class UNetPPWidget(QWidget):
             self.outputs,
             self.figures,
             self.relay,
-            int(preferences.live_megapixels * 1e6),
+            preferences.live_megabytes,
         )
         self.runner = Run(
             viewer,
@@ -272,7 +275,7 @@ class UNetPPWidget(QWidget):
     def _preferred(self, preferences: Preferences) -> None:
         """Take over what was changed in napari's preferences; live on or off is for the start."""
         before, self.selection.preferences = self.selection.preferences, preferences
-        self.live.max_pixels = int(preferences.live_megapixels * 1e6)
+        self.live.megabytes = preferences.live_megabytes
         if replace(before, live=preferences.live) != preferences:
             self._load()
             self.live.update()

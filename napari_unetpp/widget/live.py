@@ -17,6 +17,7 @@ from qtpy.QtCore import QTimer
 
 from napari_unetpp import __version__
 from napari_unetpp.core.config import ModelCard
+from napari_unetpp.core.nn.variants import kept_values
 from napari_unetpp.core.run.results import deciding_channels, labels_of, result_channels
 from napari_unetpp.engine.client import Engine
 from napari_unetpp.engine.job import Job
@@ -61,8 +62,8 @@ class Live:
         Whose camera and slices are followed.
     panel, selection, engine, outputs, figures, relay
         The dock's parts.
-    max_pixels : int
-        A larger view is predicted in its middle.
+    megabytes : int
+        Memory for kept nodes; a view that needs more is predicted in its middle.
     """
 
     def __init__(
@@ -74,11 +75,11 @@ class Live:
         outputs: OutputLayers,
         figures: Figures,
         relay: Relay,
-        max_pixels: int,
+        megabytes: int,
     ) -> None:
         self.viewer, self.panel, self.selection, self.engine = viewer, panel, selection, engine
         self.outputs, self.figures, self.relay = outputs, figures, relay
-        self.max_pixels = max_pixels
+        self.megabytes = megabytes
         self.view: _View | None = None
         self.job: Job | None = None
         self._object_job: Job | None = None
@@ -185,8 +186,9 @@ class Live:
         layer, card = selection.layer, selection.card
         if not self.panel.live or self._paused or layer is None or card is None:
             return
+        most = pixels_for(card, self.megabytes)
         screen = on_screen(
-            self.viewer, layer, selection.axes, model_axes=card.axes, max_pixels=self.max_pixels
+            self.viewer, layer, selection.axes, model_axes=card.axes, max_pixels=most
         )
         if isinstance(screen, str):
             self.forget()
@@ -337,6 +339,11 @@ class Live:
                 self.panel.set_status(f"live: {event.error}", "error")
 
         self.relay.follow(job, heard)
+
+
+def pixels_for(card: ModelCard, megabytes: int) -> int:
+    """Return how many pixels a view may have whose nodes are all kept in float32."""
+    return max(1, int(megabytes * 1e6 / (4 * kept_values(card.network, max(card.levels_trained)))))
 
 
 def _whole(levels: dict[Level, Any]) -> list[int]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import math
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -43,15 +42,16 @@ class Preferences:
         Processor threads, 0 to 256; 0 leaves the choice to PyTorch.
     live : bool
         Whether what is on screen is predicted as soon as the panel is open.
-    live_megapixels : float
-        Largest live view, 0.25 to 64; of a larger one the middle part is taken.
+    live_megabytes : int
+        Memory for the kept nodes of a live view, 64 to 1048576 MB; of a larger view the middle
+        part is taken.
     """
 
     device: str = "auto"
     precision: str = "auto"
     threads: int = 0
     live: bool = True
-    live_megapixels: float = 4.0
+    live_megabytes: int = 2048
 
 
 # Where a preference stands in napari.yaml, and which values are taken.
@@ -60,11 +60,7 @@ _PLACES: dict[str, tuple[str, str, Callable[[Any], bool]]] = {
     "precision": ("computing", "precision", lambda v: v in PRECISIONS),
     "threads": ("computing", "threads", lambda v: type(v) is int and 0 <= v <= 256),
     "live": ("live", "on_start", lambda v: isinstance(v, bool)),
-    "live_megapixels": (
-        "live",
-        "megapixels",
-        lambda v: type(v) in (int, float) and math.isfinite(v) and 0.25 <= v <= 64,
-    ),
+    "live_megabytes": ("live", "megabytes", lambda v: type(v) is int and 64 <= v <= 2**20),
 }
 
 

@@ -32,7 +32,7 @@ def napari_settings(plugin_settings: None, npe2pm: Any, repository_root: Path) -
 
 
 def test_defaults_are_those_of_the_manifest(napari_settings: Any) -> None:
-    assert read_preferences() == Preferences("auto", "auto", 0, True, 4.0)
+    assert read_preferences() == Preferences("auto", "auto", 0, True, 2048)
 
 
 def test_what_the_user_sets_is_read(napari_settings: Any) -> None:
@@ -40,14 +40,14 @@ def test_what_the_user_sets_is_read(napari_settings: Any) -> None:
     napari_settings.computing.precision = "float32"
     napari_settings.computing.threads = 3
     napari_settings.live.on_start = False
-    napari_settings.live.megapixels = 1.5
-    assert read_preferences() == Preferences("cpu", "float32", 3, False, 1.5)
+    napari_settings.live.megabytes = 512
+    assert read_preferences() == Preferences("cpu", "float32", 3, False, 512)
 
 
 def test_napari_refuses_what_is_out_of_range(napari_settings: Any) -> None:
     for section, key, value in (
         ("computing", "device", "abacus"), ("computing", "threads", -1),
-        ("computing", "threads", 257), ("live", "megapixels", 0.1),
+        ("computing", "threads", 257), ("live", "megabytes", 1),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=key):
             setattr(getattr(napari_settings, section), key, value)
@@ -81,7 +81,7 @@ def test_a_plug_in_that_is_switched_off_gives_the_defaults(plugin_settings: None
 def test_a_value_that_does_not_fit_falls_back_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     class Section:
         device, precision, threads = "abacus", "float32", 2.5
-        on_start, megapixels = "yes", float("nan")
+        on_start, megabytes = "yes", float("nan")
 
     class Settings:
         computing = live = Section

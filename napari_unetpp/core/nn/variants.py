@@ -173,6 +173,21 @@ def parameter_count(config: NetworkConfig, level: int | None = None) -> int:
     return total + head * len(config.head_levels)
 
 
+def kept_values(config: NetworkConfig, level: int | None = None) -> float:
+    """Return how many numbers the nodes up to a level hold for each pixel (voxel) of the input.
+
+    Parameters
+    ----------
+    config : NetworkConfig
+        The network.
+    level : int, optional
+        Last stage; all if None.
+    """
+    last = config.levels if level is None else level
+    nodes = [node for node in edge_table(config) if sum(node) <= last]
+    return float(sum(config.filters[i] / 2 ** (config.ndim * i) for i, _ in nodes))
+
+
 def multiply_accumulates(
     config: NetworkConfig, shape: tuple[int, ...], level: int | None = None
 ) -> int:

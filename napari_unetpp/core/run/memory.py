@@ -16,7 +16,7 @@ import psutil
 import torch
 
 from napari_unetpp.core.config import NetworkConfig
-from napari_unetpp.core.nn.variants import edge_table
+from napari_unetpp.core.nn.variants import kept_values
 
 # What allocators other than torch's own CUDA one say, in a bare RuntimeError.
 _EXHAUSTED = (
@@ -85,11 +85,9 @@ def bytes_per_pixel(config: NetworkConfig, level: int, itemsize: int) -> float:
     float
         Bytes per pixel of a window.
     """
-    nodes = [n for n in edge_table(config) if sum(n) <= level]
-    features = [config.filters[i] / 2 ** (config.ndim * i) for i, _ in nodes]
     widest = (level + 1) * config.filters[0]
     ends = config.in_channels + config.out_channels
-    return float(itemsize * (sum(features) + 2 * widest + ends))
+    return float(itemsize * (kept_values(config, level) + 2 * widest + ends))
 
 
 def release_pages(data: Any) -> None:

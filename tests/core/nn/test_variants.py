@@ -14,6 +14,7 @@ from napari_unetpp.core.nn.variants import (
     VARIANTS,
     edge_table,
     halo,
+    kept_values,
     multiply_accumulates,
     parameter_count,
     stage_nodes,
@@ -162,3 +163,10 @@ def test_the_share_of_the_levels_in_the_cost() -> None:
 def test_a_level_without_a_head_is_refused() -> None:
     with pytest.raises(InputError, match="level must be one of 4 for this network, got 2"):
         parameter_count(VARIANTS["unet++"].config, 2)
+
+
+def test_kept_values_of_the_paper_counted_by_hand() -> None:
+    # 2D, filters 32 to 512: rows of 5, 4, 3, 2 and 1 nodes at 1, 1/4, 1/16, 1/64 and 1/256.
+    by_hand = 5 * 32 + 4 * 64 / 4 + 3 * 128 / 16 + 2 * 256 / 64 + 512 / 256
+    assert kept_values(NetworkConfig()) == by_hand
+    assert kept_values(NetworkConfig(), 1) == 2 * 32 + 64 / 4

@@ -1,0 +1,71 @@
+"""What a demanding user does to the dock, in a real viewer with the real engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from napari.utils._proxies import PublicOnlyProxy
+from qtpy.QtWidgets import QWidget
+
+from napari_unetpp.core.data import phantoms
+from napari_unetpp.engine.client import Engine
+from napari_unetpp.widget.dock import UNetPPWidget
+
+WAIT = 120_000  # milliseconds; a loaded machine is no defect
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[Engine]:
+    shared = Engine()
+    yield shared
+    shared.close()
+
+
+@pytest.fixture
+def make_dock(
+    make_napari_viewer: Callable[..., Any], engine: Engine
+) -> Iterator[Callable[..., UNetPPWidget]]:
+    made: list[UNetPPWidget] = []
+
+    def make(*, live: bool = False, **layer: Any) -> UNetPPWidget:
+        viewer = make_napari_viewer()
+        if layer:
+            viewer.add_image(**layer)
+        dock = UNetPPWidget(PublicOnlyProxy(viewer), engine=engine)  # as the menu opens it
+        viewer.window.add_dock_widget(dock, name="UNet++")
+        dock.panel.set_live(live)
+        if live:
+            dock.live.update()
+        made.append(dock)
+        return dock
+
+    yield make
+    for dock in made:
+        dock.shut()
+
+
+@pytest.fixture(scope="module")
+def nuclei() -> np.ndarray:
+    return phantoms.nuclei_2d().image[:96, :128]
+
+
+def part(dock: UNetPPWidget, name: str) -> Any:
+    found = dock.findChild(QWidget, name)
+    assert found is not None
+    return found
+
+
+def test_behind_the_proxy_of_the_menu_the_active_layer_is_followed(
+    make_dock: Callable[..., UNetPPWidget], qtbot: Any, nuclei: np.ndarray
+) -> None:
+    dock = make_dock(data=nuclei, name="first", live=True)
+    first = dock.viewer.layers["first"]
+    qtbot.waitUntil(lambda: len(dock.outputs.layers_of(first)) == 1, timeout=WAIT)
+    assert dock.selection.layer is first
+    second = dock.viewer.add_image(nuclei[:64], name="second")
+    assert dock.selection.layer is second
+    dock.viewer.layers.selection.active = first
+    assert dock.selection.layer is first
