@@ -57,6 +57,8 @@ class UNetPPWidget(QWidget):
         Its parts.
     """
 
+    _docked = False
+
     def __init__(self, viewer: napari.viewer.Viewer, *, engine: Engine | None = None) -> None:
         super().__init__()
         self.setObjectName("unetpp_dock")
@@ -320,10 +322,24 @@ class UNetPPWidget(QWidget):
             self.engine.close()
 
     def event(self, event: QEvent | None) -> bool:
-        """Shut down when the dock is thrown away: napari deletes it later, without closing."""
-        if event is not None and event.type() == QEvent.Type.DeferredDelete:
+        """Shut down when the dock is thrown away, which napari does without closing it.
+
+        With the window it is deleted later; by the x of the dock it is taken out, and left.
+        """
+        kind = event.type() if event is not None else None
+        if kind == QEvent.Type.DeferredDelete:
             self.shut()
+        elif kind == QEvent.Type.ParentChange:
+            if self.parent() is not None:
+                self._docked = True
+            elif self._docked:
+                QTimer.singleShot(0, self._undocked)  # it may be on its way to another dock
         return super().event(event)
+
+    def _undocked(self) -> None:
+        if self.parent() is None:
+            self.shut()
+            self.deleteLater()
 
     def closeEvent(self, event: Any) -> None:
         """Shut down with the window."""

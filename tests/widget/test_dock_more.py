@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 from napari.utils._proxies import PublicOnlyProxy
 from qtpy.QtWidgets import QWidget
@@ -69,3 +70,17 @@ def test_behind_the_proxy_of_the_menu_the_active_layer_is_followed(
     assert dock.selection.layer is second
     dock.viewer.layers.selection.active = first
     assert dock.selection.layer is first
+
+
+def test_the_x_of_the_dock_ends_the_worker_and_frees_the_keys(
+    make_napari_viewer: Callable[..., Any], qtbot: Any
+) -> None:
+    viewer = make_napari_viewer()
+    dock = UNetPPWidget(viewer)
+    frame = viewer.window.add_dock_widget(dock, name="UNet++")
+    qtbot.waitUntil(lambda: dock.engine.state.kind == "ready", timeout=WAIT)
+    worker, keys = dock.engine.worker_pid, len(viewer.keymap)
+    assert worker is not None
+    frame.destroyOnClose()
+    qtbot.waitUntil(lambda: not psutil.pid_exists(worker), timeout=10_000)
+    assert len(viewer.keymap) < keys
