@@ -1,0 +1,1 @@
+"""From a few painted strokes to a better model, within seconds."""

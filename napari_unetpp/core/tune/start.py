@@ -1,0 +1,144 @@
+"""What a fine-tuning starts from: the base with new classes added, or nothing.
+
+Knows cards and networks; no images and no loop.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from napari_unetpp.core.config import ClassInfo, ModelCard, NetworkConfig
+from napari_unetpp.core.errors import InputError
+from napari_unetpp.core.model.modelfile import Model
+from napari_unetpp.core.nn.network import NestedUNet
+
+# Okabe and Ito's colours: they stay apart for colour-blind people.
+COLOURS = ("#56b4e9", "#e69f00", "#009e73", "#f0e442", "#cc79a7", "#d55e00", "#0072b2", "#999999")
+
+SCRATCH_FILTERS = (16, 32, 64, 128, 256)
+
+
+def class_names(card: ModelCard | None, values: Sequence[int], names: Sequence[str]) -> list[str]:
+    """Return the classes of the model that is to come.
+
+    Parameters
+    ----------
+    card : ModelCard, optional
+        The base's; None from scratch.
+    values : sequence of int
+        Painted values.
+    names : sequence of str
+        Names by the person, of the base's classes first; may be empty.
+
+    Raises
+    ------
+    InputError
+        If a class of the base would get another name, or values are painted far beyond the
+        classes that are known.
+    """
+    own = [] if card is None else [c.name for c in card.classes]
+    if names:
+        if list(names[: len(own)]) != own:
+            raise InputError(
+                f"the classes must begin with the base's ({', '.join(own)}), got "
+                f"{', '.join(names)}; add new ones after them."
+            )
+        return list(names)
+    wanted = max([*values, 1]) - 1
+    unpainted = [v for v in range(len(own) + 2, wanted + 2) if v not in values]
+    if unpainted:
+        painted = ", ".join(str(v) for v in sorted(values))
+        raise InputError(
+            f"values {painted} are painted, but class {unpainted[0]} is neither painted nor "
+            "known; paint classes as 2, 3, ... without a gap, or name every class."
+        )
+    return own + [f"class {k + 1}" for k in range(len(own), wanted)]
+
+
+def scratch_card(name: str, names: Sequence[str], axes: str, in_channels: int) -> ModelCard:
+    """Return the card of a model without a base; sigmoid heads, batch norm."""
+    network = NetworkConfig(
+        ndim=len(axes),
+        in_channels=in_channels,
+        out_channels=len(names),
+        filters=SCRATCH_FILTERS,
+        norm="batch",
+    )
+    return ModelCard(
+        name=name,
+        network=network,
+        classes=tuple(ClassInfo(n, COLOURS[k % len(COLOURS)]) for k, n in enumerate(names)),
+        axes=axes,
+        input_channels=tuple(f"channel {k}" for k in range(in_channels)),
+        levels_trained=network.head_levels,
+    )
+
+
+def grown_card(card: ModelCard, names: Sequence[str]) -> ModelCard:
+    """Return the base's card with the classes of `names`, without its measured figures."""
+    new = [
+        ClassInfo(n, COLOURS[k % len(COLOURS)])
+        for k, n in enumerate(names)
+        if k >= len(card.classes)
+    ]
+    network = dataclasses.replace(card.network, out_channels=card.network.out_channels + len(new))
+    return card.replace(
+        network=network,
+        classes=(*card.classes, *new),
+        levels_trained=network.head_levels,
+        scores={},
+        class_scores={},
+        timings={},
+        timing_device="",
+    )
+
+
+def start_network(card: ModelCard, base: Model | None, seed: int) -> NestedUNet:
+    """Return the network with the base's weights; channels of new classes are drawn.
+
+    Parameters
+    ----------
+    card : ModelCard
+        From `scratch_card` or `grown_card`.
+    base : Model, optional
+        None from scratch.
+    seed : int
+        Of the weights that are drawn.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = NestedUNet(card.network)
+    if base is None:
+        network.set_head_biases([0.5] * card.network.out_channels)
+        return network
+    own = network.state_dict()
+    old_names, names = base.card.channel_names, card.channel_names
+    for key, value in base.network.state_dict().items():
+        if not key.startswith("heads."):
+            own[key] = value.clone()
+            continue
+        for place, name in enumerate(names):
+            if name in old_names:
+                own[key][place] = value[old_names.index(name)]
+            elif key.endswith("bias"):
+                own[key][place] = -2.0 if card.network.activation == "sigmoid" else 0.0
+    network.load_state_dict(own)
+    return network
+
+
+def freeze_encoder(network: NestedUNet) -> None:
+    """Leave column 0 as it is: decoder and heads alone are trained."""
+    for name, node in network.nodes.items():
+        if name.endswith("_0"):
+            node.requires_grad_(False)
+
+
+def hold_norms(network: NestedUNet) -> None:
+    """Put batch norm into evaluation mode: its statistics stay those of the base."""
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d | nn.BatchNorm3d):
+            module.eval()
