@@ -26,6 +26,7 @@ COMMANDS = {
     "segment": "segment images with a model at one level",
     "evaluate": "score a model at every level on images with labels",
     "train": "train a model on folders of images and labels",
+    "finetune": "fine-tune a model on a few painted strokes, within seconds",
     "models": "list the bundled models, or show the card of a model file",
     "variants": "list the network's family with parameters and operations",
     "doctor": "say what this machine can do, why not better, and what to do",

@@ -38,8 +38,6 @@ class TuneJob:
         What to start from; None from scratch.
     config : TuneConfig
         How.
-    split : Path, optional
-        File of the split of strokes; read, added to and written. Not kept if None.
     classes : tuple of str
         Names of the classes, the base's first; counted from the paint if empty.
     name : str
@@ -52,7 +50,6 @@ class TuneJob:
     out: Path
     base: Model | None = None
     config: TuneConfig = field(default_factory=TuneConfig)
-    split: Path | None = None
     classes: tuple[str, ...] = ()
     name: str = ""
     axes: str = "YX"
@@ -60,6 +57,9 @@ class TuneJob:
     def __post_init__(self) -> None:
         if not self.pairs:
             raise InputError("fine-tuning needs an image with painted labels, got none; add one.")
+        names = [pair.name for pair in self.pairs]
+        if len(set(names)) < len(names):
+            raise InputError(f"the images need different names, got {', '.join(names)}.")
         if self.out.suffix != SUFFIX:
             raise InputError(
                 f"a model file must end in {SUFFIX}, got {self.out.name!r}; rename it."
@@ -126,9 +126,7 @@ def finetune(job: TuneJob) -> Generator[Event, None, TuneReport]:
         If a file, the paint or a setting cannot be used.
     """
     card = job.card()
-    split = Split(job.config.seed)
-    if job.split is not None:
-        split = load_split(job.split, job.config.seed)
+    split = read_splits(job.pairs, job.config.seed)
     tuning = FineTuning(job.pairs, card, job.base, split, job.config)
     events = tuning.run()
     kept = False
@@ -139,9 +137,9 @@ def finetune(job: TuneJob) -> Generator[Event, None, TuneReport]:
             except StopIteration as stop:
                 result = stop.value
                 break
-            if not kept and job.split is not None:
+            if not kept:
                 # With the first event the paint is split: from now on sides are fixed.
-                save_split(job.split, split)
+                write_splits(job.pairs, split)
                 kept = True
             if isinstance(event, Validated) and event.best and event.step:
                 save_model(job.out, tuning.best(), scored(card, event.scores))
@@ -151,6 +149,37 @@ def finetune(job: TuneJob) -> Generator[Event, None, TuneReport]:
     report = make_report(result, card, tuning.windows[0].image, device=job.config.device)
     save_tuned(job.out, result.network, card, report)
     return report
+
+
+def read_splits(pairs: Sequence[Painted], seed: int) -> Split:
+    """Join the splits that are kept beside the labels.
+
+    Raises
+    ------
+    FileError
+        If one of them cannot be read.
+    """
+    joined = Split(seed)
+    for pair in pairs:
+        if pair.split is None:
+            continue
+        own = load_split(pair.split, seed)
+        for part, shape in own.shapes.items():
+            joined.shapes[f"{pair.name}#{part}"] = shape
+            joined.sides[f"{pair.name}#{part}"] = own.sides[part]
+    return joined
+
+
+def write_splits(pairs: Sequence[Painted], joined: Split) -> None:
+    """Keep the sides of every image's strokes beside its labels."""
+    for pair in pairs:
+        if pair.split is None:
+            continue
+        own, lead = Split(joined.seed), f"{pair.name}#"
+        for part in (p for p in joined.shapes if p.startswith(lead)):
+            own.shapes[part.removeprefix(lead)] = joined.shapes[part]
+            own.sides[part.removeprefix(lead)] = joined.sides.get(part, {})
+        save_split(pair.split, own)
 
 
 def scored(card: ModelCard, scores: Mapping[int, Mapping[str, float]]) -> ModelCard:

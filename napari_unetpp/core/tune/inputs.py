@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -48,6 +49,8 @@ class Painted:
         Channel of the image, see `Source`.
     dense : bool
         The labels are complete: 0 is background and k the k-th class.
+    split : Path, optional
+        Where the sides of its strokes are kept; not kept if None.
     """
 
     name: str
@@ -55,6 +58,7 @@ class Painted:
     labels: Image
     channel: int | None = None
     dense: bool = False
+    split: Path | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,9 +13,10 @@ from napari_unetpp.core.data.image import Image
 from napari_unetpp.core.errors import FileError, InputError
 from napari_unetpp.core.events import Validated, drain
 from napari_unetpp.core.model.modelfile import load_model, read_card
-from napari_unetpp.core.tune.finetune import TuneJob, finetune
+from napari_unetpp.core.tune.finetune import TuneJob, finetune, read_splits
+from napari_unetpp.core.tune.inputs import Painted
 from napari_unetpp.core.tune.scoring import crops, score_network
-from napari_unetpp.core.tune.strokes import HELD_OUT, load_split
+from napari_unetpp.core.tune.strokes import HELD_OUT, load_split, split_path
 from napari_unetpp.core.tune.tune import FineTuning, TuneConfig
 from tests.core.tune.conftest import painted, small_model
 
@@ -23,8 +24,9 @@ QUICK = TuneConfig(max_seconds=600.0, steps=20)
 
 
 def job(image: Image, labels: NDArray[np.uint8], folder: Path, **more: Any) -> TuneJob:
-    values = {"base": small_model(), "config": QUICK, "split": folder / "p.strokes.json"} | more
-    return TuneJob([painted(image, labels)], folder / "mine.safetensors", **values)
+    values = {"base": small_model(), "config": QUICK} | more
+    pair = painted(image, labels, split=folder / "p.strokes.json")
+    return TuneJob([pair], folder / "mine.safetensors", **values)
 
 
 def test_the_file_names_its_parent_and_holds_the_reported_scores(
@@ -42,7 +44,11 @@ def test_the_file_names_its_parent_and_holds_the_reported_scores(
     assert report.cheapest in (1, 2)
     # The file as written does on the held-out strokes what the report says.
     again = FineTuning(
-        [painted(image, paint)], model.card, model, load_split(tmp_path / "p.strokes.json"), QUICK
+        [pair := painted(image, paint, split=tmp_path / "p.strokes.json")],
+        model.card,
+        model,
+        read_splits([pair], seed=5),
+        QUICK,
     )
     again._read()
     score = score_network(model.network, crops(again.windows, HELD_OUT), model.card, HELD_OUT)
@@ -55,9 +61,9 @@ def test_the_split_stays_beside_the_labels(
     image: Image, paint: NDArray[np.uint8], tmp_path: Path
 ) -> None:
     drain(finetune(job(image, paint, tmp_path)))
-    first = (tmp_path / "p.strokes.json").read_text()
+    first = load_split(tmp_path / "p.strokes.json").to_json()["parts"]
     drain(finetune(job(image, paint, tmp_path, config=TuneConfig(600.0, 4, seed=9))))
-    assert (tmp_path / "p.strokes.json").read_text() == first
+    assert load_split(tmp_path / "p.strokes.json").to_json()["parts"] == first
 
 
 def test_closing_leaves_the_best_so_far_in_the_file(
@@ -143,3 +149,26 @@ def test_places_are_checked_first(image: Image, paint: NDArray[np.uint8], tmp_pa
         TuneJob(pairs, tmp_path / "no" / "m.safetensors")
     with pytest.raises(InputError, match="got none"):
         TuneJob([], tmp_path / "m.safetensors")
+    with pytest.raises(InputError, match="different names, got discs, discs"):
+        TuneJob(pairs * 2, tmp_path / "m.safetensors")
+
+
+def test_every_label_file_keeps_its_own_split(
+    image: Image, paint: NDArray[np.uint8], tmp_path: Path
+) -> None:
+    other = np.roll(paint, 3, axis=0)
+    files = [split_path(tmp_path / name) for name in ("a.tif", "b.tif")]
+    pairs = [
+        Painted(name, image, Image.from_array(labels, "YX"), split=file)
+        for name, labels, file in zip("ab", (paint, other), files, strict=True)
+    ]
+    one = TuneConfig(max_seconds=600.0, steps=1)
+    drain(finetune(TuneJob(pairs, tmp_path / "m.safetensors", small_model(), one)))
+    first = [file.read_text() for file in files]
+    for file, labels in zip(files, (paint, other), strict=True):
+        side = load_split(file).side_of("0", labels.shape)
+        assert ((side > 0) == (labels > 0)).all()
+    # In another order, and one alone: the sides stay.
+    drain(finetune(TuneJob(pairs[::-1], tmp_path / "m.safetensors", small_model(), one)))
+    drain(finetune(TuneJob(pairs[1:], tmp_path / "m.safetensors", small_model(), one)))
+    assert [file.read_text() for file in files] == first
