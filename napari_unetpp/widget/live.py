@@ -35,6 +35,10 @@ if TYPE_CHECKING:
 SETTLE_MILLISECONDS = 30
 """So long a view must hold still: a pan sends an event with every move of the mouse."""
 
+REMOVED_MILLISECONDS = 100
+"""So long a live layer outlives its image: napari's drawing crashes (segmentation fault) if a
+second layer goes before it has drawn without the first."""
+
 
 @dataclass
 class _View:
@@ -125,9 +129,15 @@ class Live:
         self._failed = None
         if self.view is not None and self.view.layer is not self.selection.layer:
             old = self.view.layer
-            self.forget()
-            if old not in self.viewer.layers:  # nothing is left that it could show
-                self.outputs.drop_view(old)
+            if old in self.viewer.layers:
+                self.forget()
+            else:  # nothing is left that it could show
+                self._drop_jobs()
+                self.view = None
+                QTimer.singleShot(
+                    REMOVED_MILLISECONDS,
+                    lambda: self.relay.post(lambda: self.outputs.drop_view(old)),
+                )
         self._moved()
 
     def _switched(self, on: bool) -> None:

@@ -84,3 +84,21 @@ def test_the_x_of_the_dock_ends_the_worker_and_frees_the_keys(
     frame.destroyOnClose()
     qtbot.waitUntil(lambda: not psutil.pid_exists(worker), timeout=10_000)
     assert len(viewer.keymap) < keys
+
+
+def test_an_image_removed_in_live_takes_its_live_layer_along(
+    make_dock: Callable[..., UNetPPWidget], qtbot: Any, nuclei: np.ndarray
+) -> None:
+    dock = make_dock(data=nuclei, name="first", live=True)
+    first = dock.viewer.layers["first"]
+    qtbot.waitUntil(lambda: len(dock.outputs.layers_of(first)) == 1, timeout=WAIT)
+    second = dock.viewer.add_image(nuclei[:64], name="second")
+    qtbot.waitUntil(lambda: len(dock.outputs.layers_of(second)) == 1, timeout=WAIT)
+    (shown,) = dock.outputs.layers_of(second)
+    dock.viewer.layers.remove(second)
+    # Not at once: napari's drawing would crash.
+    assert shown in dock.viewer.layers
+    assert shown.visible
+    qtbot.waitUntil(lambda: shown not in dock.viewer.layers, timeout=WAIT)
+    (other,) = dock.outputs.layers_of(first)
+    qtbot.waitUntil(lambda: other.visible, timeout=WAIT)
