@@ -23,8 +23,9 @@ from napari_unetpp.core.data.augment import UNLABELLED
 from napari_unetpp.core.data.sampling import make_targets
 from napari_unetpp.core.tune.inputs import Window
 from napari_unetpp.core.tune.strokes import TRAINING
+from napari_unetpp.core.tune.teacher import confidence
 
-ANYWHERE = 0.25
+ANYWHERE = 0.4
 """Share of patches that are drawn anywhere, for the teacher; the rest around strokes."""
 
 
@@ -56,8 +57,6 @@ class PatchDrawer:
     ----------
     windows : sequence of Window
         With paint.
-    maps, sure : sequence of ndarray of float32
-        Teacher's channels and confidence on each window, (channels, *space).
     card : ModelCard
         Classes and channels.
     patch : tuple of int
@@ -71,14 +70,16 @@ class PatchDrawer:
     def __init__(
         self,
         windows: Sequence[Window],
-        maps: Sequence[NDArray[np.float32]],
-        sure: Sequence[NDArray[np.float32]],
         card: ModelCard,
         patch: tuple[int, ...],
         batch: int,
         seed: int,
     ) -> None:
-        self.windows, self.maps, self.sure = list(windows), list(maps), list(sure)
+        self.windows = list(windows)
+        channels = card.network.out_channels
+        # Nobody teaches until `teach` is called.
+        self.maps = [np.zeros((channels, *w.space), np.float32) for w in self.windows]
+        self.sure = [np.zeros_like(m) for m in self.maps]
         self.card, self.patch, self.size, self.seed = card, patch, batch, seed
         self._places: list[NDArray[np.int64]] = []  # by class: (n, 1 + ndim)
         by_value: dict[int, list[NDArray[np.int64]]] = {}
@@ -89,6 +90,11 @@ class PatchDrawer:
                 lead = np.full((len(places), 1), number)
                 by_value.setdefault(int(value), []).append(np.hstack([lead, places]))
         self._places = [np.concatenate(by_value[v]) for v in sorted(by_value)]
+
+    def teach(self, number: int, channels: NDArray[np.float32]) -> None:
+        """Set what the teacher says of a window: its channels, (channels, *space)."""
+        self.maps[number] = channels
+        self.sure[number] = confidence(channels, self.card)
 
     def _centre(self, rng: np.random.Generator) -> tuple[int, list[int]]:
         if not self._places or rng.random() < ANYWHERE:

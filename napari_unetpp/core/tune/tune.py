@@ -39,7 +39,6 @@ from napari_unetpp.core.tune.strokes import HELD_OUT, TRAINING, Split, painted_c
 from napari_unetpp.core.tune.teacher import (
     Forest,
     as_channels,
-    confidence,
     features,
     fit_forest,
     score_maps,
@@ -50,6 +49,11 @@ BATCH = {2: 4, 3: 2}
 
 FEW_PIXELS = 100
 """With fewer training pixels than this, or one class alone, the encoder is left as it is."""
+
+RATE = 5e-3
+
+LEARNED = 4
+"""Windows, those with the most paint, on which the network joins its teacher at half time."""
 
 AVERAGE = 0.9
 """Decay of the running mean of the weights, which is what is scored and kept."""
@@ -66,7 +70,7 @@ class TuneConfig:
     steps : int, optional
         Most steps; with a budget that is not reached, the result follows from the seed alone.
     learning_rate : float, optional
-        AdamW's peak; 3e-3 if None.
+        AdamW's peak; 5e-3 if None.
     teacher : {"auto", "forest", "base", "none"}
         Who teaches the unpainted rest; auto asks the held-out strokes.
     scope : {"auto", "all", "decoder"}
@@ -348,19 +352,19 @@ class FineTuning:
             min(-(-p // multiple), -(-n // multiple)) * multiple
             for p, n in zip(PATCH[ndim], largest, strict=True)
         )
-        taught = self.teacher.name != "none"
-        sure = [confidence(m, self.card) if taught else np.zeros_like(m) for m in self.maps]
-        return PatchDrawer(
-            self.windows, self.maps, sure, self.card, patch, BATCH[ndim], self.config.seed
-        )
+        drawer = PatchDrawer(self.windows, self.card, patch, BATCH[ndim], self.config.seed)
+        if self.teacher.name != "none":
+            for number, channels in enumerate(self.maps):
+                drawer.teach(number, channels)
+        return drawer
 
     def _loop(self, held_out: list[Window]) -> Generator[Event, None, None]:
         drawer = self._drawer()
         trained = [p for p in self.network.parameters() if p.requires_grad]
-        peak = self.config.learning_rate or 3e-3
+        peak = self.config.learning_rate or RATE
         optimiser = torch.optim.AdamW(trained, lr=peak, weight_decay=1e-4)
         average = copy.deepcopy(self.network).eval().requires_grad_(False)
-        scored = 0
+        scored, joined = 0, self.teacher.name == "none"
         while self.progress < 1.0 or self.step == 0:
             for group in optimiser.param_groups:
                 group["lr"] = peak * learning_rate_factor(self._annealing())
@@ -370,12 +374,25 @@ class FineTuning:
             self._ended = time.monotonic()
             total = self.config.steps or max(self.step, round(self.step / self.progress))
             yield StepDone(self.step, total, loss, self.seconds)
+            if not joined and self._annealing() >= 0.5:
+                self._join_teacher(drawer, average)
+                joined = True
             if scoring_is_due(self.step):
                 scored = self.step
                 yield self._keep(average, held_out)
         if scored != self.step:
             yield self._keep(average, held_out)
         self._ended = time.monotonic()
+
+    def _join_teacher(self, drawer: PatchDrawer, average: NestedUNet) -> None:
+        """From half time on the teacher is the mean of itself and of the network.
+
+        The network has become better than the forest by then, and surer where both agree.
+        """
+        for number, window in enumerate(self.windows[:LEARNED]):
+            heads = head_probabilities(average, window.image, self.config.precision)
+            own = np.mean(list(heads.values()), axis=0)
+            drawer.teach(number, (0.5 * self.maps[number] + 0.5 * own).astype(np.float32))
 
     def _train(self, batch: TunedBatch, optimiser: torch.optim.Optimizer) -> float:
         """Do one step and return its loss."""

@@ -14,6 +14,7 @@ from napari_unetpp.core.errors import InputError
 from napari_unetpp.core.events import Event, Note, StepDone, Validated, drain
 from napari_unetpp.core.model.modelfile import Model
 from napari_unetpp.core.tune.inputs import Painted
+from napari_unetpp.core.tune.patches import PatchDrawer
 from napari_unetpp.core.tune.scoring import Score, head_probabilities
 from napari_unetpp.core.tune.start import grown_card, scratch_card, start_network
 from napari_unetpp.core.tune.strokes import HELD_OUT, TRAINING, Split
@@ -226,6 +227,27 @@ def test_an_image_far_larger_than_memory_is_read_around_the_paint() -> None:
     job._read()
     assert len(job.windows) == 2
     assert Lazy.read < 5_000_000  # a sample for the intensities, of 40 million pixels
+
+
+def test_from_half_time_on_the_network_teaches_too(
+    image: Image, paint: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[tuple[int, NDArray[np.float32]]] = []
+    teach = PatchDrawer.teach
+
+    def heard(self: PatchDrawer, number: int, channels: NDArray[np.float32]) -> None:
+        told.append((job.step, channels))
+        teach(self, number, channels)
+
+    monkeypatch.setattr(PatchDrawer, "teach", heard)
+    job = tuning(painted(image, paint), small_model(), steps=10, teacher="forest")
+    run(job)
+    assert [step for step, _ in told] == [0, 5]
+    forest, both = told[0][1], told[1][1]
+    own = 2 * both - forest
+    assert own.min() > -1e-5
+    assert own.max() < 1 + 1e-5
+    assert np.abs(own - forest).max() > 0.01
 
 
 # The smallest of paint
