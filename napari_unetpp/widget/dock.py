@@ -109,6 +109,7 @@ class UNetPPWidget(QWidget):
         self._reviewing.setSingleShot(True)
         self._reviewing.setInterval(120)
         self._reviewing.timeout.connect(self._review)
+        self.figures.listeners.append(self._reviewing.start)
         panel.set_live(preferences.live)
         self._connect()
         self._unwatch = watch_preferences(self._preferred)
@@ -137,7 +138,9 @@ class UNetPPWidget(QWidget):
             panel.output_changed,
         ):
             signal.connect(lambda _: self._reviewing.start())
-        self.viewer.dims.events.current_step.connect(self._later)
+        dims = self.viewer.dims.events
+        for emitter in (dims.current_step, dims.order, dims.ndisplay):
+            emitter.connect(self._later)
         camera = camera_of(self.viewer).events
         camera.zoom.connect(self._later)
         camera.center.connect(self._later)
@@ -242,7 +245,10 @@ class UNetPPWidget(QWidget):
 
     def _load(self) -> None:
         """Have the worker load the model, so that the first run finds it warm."""
-        self.panel.set_device("starting …", "The engine starts in the background.", True)
+        if self.runner.running:
+            self.panel.set_device("after the run …", "The run in progress has the engine.", True)
+        else:
+            self.panel.set_device("starting …", "The engine starts in the background.", True)
         self.relay.follow(self.engine.load(self.selection.model), self._loaded)
 
     def _loaded(self, event: Any) -> None:
@@ -308,7 +314,9 @@ class UNetPPWidget(QWidget):
         self._unwatch()
         self.relay.close()
         dims, camera = self.viewer.dims.events, camera_of(self.viewer).events
-        for emitter in (dims.current_step, camera.zoom, camera.center):
+        for emitter in (
+            dims.current_step, dims.order, dims.ndisplay, camera.zoom, camera.center,
+        ):  # fmt: skip
             with contextlib.suppress(ValueError):
                 emitter.disconnect(self._later)
         self.live.close()

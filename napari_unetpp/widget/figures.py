@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 from napari_unetpp.core.config import ModelCard
@@ -34,13 +35,14 @@ class Figures:
         self._key: Any = None
         self._here: dict[Any, dict[Level, float]] = {}
         self._rates: dict[Any, deque[float]] = {}
+        self.listeners: list[Callable[[], None]] = []
 
     def choose(self, card: ModelCard, key: Any) -> None:
         """Show the figures of another model; what was measured of it here is used again."""
         self.card, self._key = card, key
         self._fill()
 
-    def measured(self, level: Level, seconds: float, megapixels: float) -> None:
+    def measured(self, level: Level, seconds: float, megapixels: float, key: Any = None) -> None:
         """Take a time that was measured on this machine.
 
         Parameters
@@ -51,14 +53,19 @@ class Figures:
             From the start to this level.
         megapixels : float
             Pixels (voxels) in millions; very small ones say nothing.
+        key : object, optional
+            Of the model that ran, as given to :meth:`choose`; the chosen one if None.
         """
         if megapixels < 0.01 or self.card is None or not seconds > 0:
             return
-        rates = self._rates.setdefault((self._key, level), deque(maxlen=LAST))
+        key = self._key if key is None else key
+        rates = self._rates.setdefault((key, level), deque(maxlen=LAST))
         rates.append(seconds / megapixels)
         # The best of the last few: the first one warms up, others meet a busy machine.
-        self._here.setdefault(self._key, {})[level] = min(rates)
+        self._here.setdefault(key, {})[level] = min(rates)
         self._fill()
+        for listener in self.listeners:
+            listener()
 
     def seconds_per_megapixel(self, level: Level) -> float | None:
         """Return the best known figure for a level, or None."""

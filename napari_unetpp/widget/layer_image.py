@@ -139,7 +139,8 @@ def layer_source(layer: Any, axes: str, level: int = 0) -> LayerSource:
     if spacing is not None:
         steps = (factors[axes.index(a)] for a in spatial(axes))
         spacing = tuple(s * f for s, f in zip(spacing, steps, strict=True))
-    key = _watch(layer).key + (f"-L{level}" if level else "")
+    # A spacing is part of what a model sees, where it has one of its own.
+    key = f"{_watch(layer).key}-L{level}-{axes}-{spacing}-{unit}"
     affine = _affine(layer, axes, factors)
     return LayerSource(data, axes, spacing, unit, affine, str(layer.name), key)
 

@@ -127,6 +127,8 @@ class Live:
 
     def _selected(self, what: str) -> None:
         self._failed = None
+        if self.view is not None and what in ("place", "image"):
+            self.view.shown = ()  # where it lies may be another place now
         if self.view is not None and self.view.layer is not self.selection.layer:
             old = self.view.layer
             if old in self.viewer.layers:
@@ -212,6 +214,7 @@ class Live:
         if view is None or view.key != key:
             self._drop_jobs()
             view = self.view = _View(key, screen, layer, card)
+        view.screen = screen
         wanted = self._wanted(view)
         if not wanted:
             if self.job is not None:  # deeper than the slider stands: not needed any more

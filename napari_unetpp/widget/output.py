@@ -363,6 +363,7 @@ class OutputLayers:
     def _forget(self, result: Result) -> None:
         """Own a result no longer: its layers are the user's."""
         for layer in result.layers:
+            layer.editable = True
             for event in ("data", "paint", "labels_update"):
                 if event in layer.events.emitters:
                     layer.events.emitters[event].disconnect(self._touched)

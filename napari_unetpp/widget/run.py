@@ -63,6 +63,7 @@ class Run:
         self.job: Job | None = None
         self._layer: Any = None
         self._image: Any = None
+        self._model: Any = None
         self._bar: Any = None
         self._began = self._told = 0.0
         self._notes: list[str] = []
@@ -186,16 +187,21 @@ class Run:
             version=__version__,
             live=False,
         )
+        try:
+            layer, sink = self.outputs.start(
+                selection.layer, selection.axes, card, request.kind, provenance
+            )
+        except (UNetPPError, OSError, MemoryError) as error:
+            panel.set_status(f"there is no room for the result ({error}); free some.", "error")
+            return
         for callback in self.before:
             callback()
-        layer, sink = self.outputs.start(
-            selection.layer, selection.axes, card, request.kind, provenance
-        )
         self._layer, self._image, self._notes = layer, selection.layer, []
         self._began, self._told = time.monotonic(), 0.0
         panel.set_running(True)
         panel.set_status("starting …", "busy")
         self._bar = progress(total=0, desc=f"UNet++ {card.name}")
+        self._model = request.model
         self.job = job = self.engine.run(source, request, sink)
         self.relay.follow(job, lambda event: self._heard(job, event))
 
@@ -251,7 +257,9 @@ class Run:
             self.outputs.finish(self._layer, event.result if event.state == "done" else None)
         if event.state == "done":
             result = event.result
-            self.figures.measured(result["level"], result["seconds"], result["megapixels"])
+            self.figures.measured(
+                result["level"], result["seconds"], result["megapixels"], self._model
+            )
             name = result["level"] if result["level"] == "ensemble" else f"L{result['level']}"
             panel.set_status(
                 f"done: {WORDS[result['kind']]} at {name} in {in_words(result['seconds'])} on "

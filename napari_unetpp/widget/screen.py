@@ -201,7 +201,7 @@ def _place(viewer: Any, layer: Any, axes: str, model_axes: str) -> _Place | str:
     if layer not in viewer.layers:
         return f"{layer.name} is not in this viewer any more: choose an image."
     if viewer.dims.ndisplay != 2:
-        return "live needs the 2D view: switch 3D display off."
+        return "there is no plane on screen: switch 3D display off."
     if model_axes == "ZYX" and "Z" not in axes:
         return _NO_Z.format(name=layer.name, axes=axes)
     matrix = data_to_world(layer)

@@ -23,6 +23,12 @@ if TYPE_CHECKING:
     import napari
 
 
+PLACING = ("translate", "rotate", "shear", "affine")
+WATCHED = ("data", "name", "axis_labels", "scale", "units", *PLACING)
+MOST_AXES = 6
+"""Position, time, channel, Z, Y and X."""
+
+
 class Selection:
     """The choices above the slider.
 
@@ -59,7 +65,7 @@ class Selection:
         panel.model_changed.connect(self.choose_model)
 
     def listen(self, callback: Callable[[str], None]) -> None:
-        """Be told of changes: ``"image"`` (layer, axes, channel) or ``"model"``."""
+        """Be told of changes: ``"image"`` (layer, axes, channel), ``"place"`` or ``"model"``."""
         self._listeners.append(callback)
 
     def close(self) -> None:
@@ -83,7 +89,11 @@ class Selection:
         """Return the layers that can be segmented: images that are no results of ours."""
         from napari.layers import Image
 
-        return [x for x in self.viewer.layers if isinstance(x, Image) and KEY not in x.metadata]
+        return [
+            x
+            for x in self.viewer.layers
+            if isinstance(x, Image) and KEY not in x.metadata and 2 <= x.ndim <= MOST_AXES
+        ]
 
     def choose_layer(self, layer: Any) -> None:
         """Work on a layer; None for none."""
@@ -118,9 +128,8 @@ class Selection:
         """Follow the chosen layer's data, and that of no other."""
         if layer is self.layer:
             return
-        names = ("data", "name", "axis_labels", "scale", "units", "set_data")
         for old, connect in ((self.layer, False), (layer, True)):
-            for name in names:
+            for name in WATCHED:
                 emitter = getattr(old.events, name, None) if old is not None else None
                 if emitter is not None and connect:
                     emitter.connect(self._layer_edited)
@@ -129,7 +138,8 @@ class Selection:
 
     def _layer_edited(self, event: Any = None) -> None:
         kind = getattr(event, "type", "")
-        if kind == "set_data":  # fires with every slice that is shown
+        if kind in PLACING:
+            self._tell("place")
             return
         self._show_layer()
         if kind != "name":
@@ -153,7 +163,10 @@ class Selection:
     @property
     def axes(self) -> str:
         """Axes of the layer: what the user said, or what the layer says."""
-        return self._axes.get(id(self.layer)) or layer_axes(self.layer)
+        guess = layer_axes(self.layer)
+        chosen = self._axes.get(id(self.layer), "")
+        # The data may have been replaced since.
+        return chosen if len(chosen) == len(guess) else guess
 
     def _choose_axes(self, text: str) -> None:
         if self.layer is None:

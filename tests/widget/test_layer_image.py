@@ -149,10 +149,13 @@ def test_the_key_is_that_of_the_pixels():
     layer = image((5, 8, 9))
     first = layer_source(layer, "ZYX").key
     layer.contrast_limits = (0, 10)
-    layer.scale = (2, 1, 1)
     layer.name = "other"
     layer.visible = False
     layer.visible = True
+    assert layer_source(layer, "ZYX").key == first
+    layer.scale = (2, 1, 1)  # another spacing is another picture for a model that has one
+    assert layer_source(layer, "ZYX").key != first
+    layer.scale = (1, 1, 1)
     assert layer_source(layer, "ZYX").key == first
     layer.data = np.ones((5, 8, 9), np.uint8)
     replaced = layer_source(layer, "ZYX").key

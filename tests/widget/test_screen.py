@@ -146,7 +146,7 @@ def test_reasons(viewer):
     assert "cells is out of view" in seen(viewer, layer, "ZYX")
     viewer.reset_view()
     viewer.dims.ndisplay = 3
-    assert "2D view" in seen(viewer, layer, "ZYX")
+    assert "switch 3D display off" in seen(viewer, layer, "ZYX")
     viewer.dims.ndisplay = 2
     viewer.dims.order = (1, 0, 2)
     assert "shows ZX of cells" in seen(viewer, layer, "ZYX")
