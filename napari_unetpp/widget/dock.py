@@ -258,6 +258,7 @@ class UNetPPWidget(QWidget):
             if event.state == "done" and isinstance(event.result, ModelReady):
                 self._show_device(event.result)
             elif event.state == "failed":
+                self._ready = None
                 self.panel.set_device("not working", str(event.error), False)
                 self.panel.set_status(str(event.error), "error")
 
