@@ -29,6 +29,7 @@ from napari_unetpp.core.model.modelfile import Model, load_model
 from napari_unetpp.core.run.source import Source
 from napari_unetpp.core.run.spaces import space_for
 from napari_unetpp.core.run.tiling import Tile
+from napari_unetpp.core.tune.disagreement import disagreement, uncertainty
 from napari_unetpp.core.tune.inputs import Painted
 from napari_unetpp.core.tune.scoring import decide, head_probabilities
 from napari_unetpp.core.tune.start import grown_card, scratch_card
@@ -40,6 +41,7 @@ DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 SETS = {
     "em": (DATA / "em", "03.tif", "20.tif"),
     "em2": (DATA / "em", "12.tif", "25.tif"),
+    "nuclei": (DATA / "nuclei", "00ae65c1c6631ae6.tif", "01d44a26f6680c42.tif"),
 }
 
 
@@ -52,10 +54,14 @@ def walk(mask: NDArray[np.bool_], length: int, rng: np.random.Generator) -> list
     for _ in range(length):
         for turn in (*sorted(rng.normal(0, 0.15, 3), key=abs), 0.5, -0.5, 1.0, -1.0):
             ny, nx = y + np.sin(heading + turn), x + np.cos(heading + turn)
-            iy, ix = round(ny), round(nx)
-            if 0 <= iy < mask.shape[0] and 0 <= ix < mask.shape[1] and mask[iy, ix]:
+            row_at, column_at = round(ny), round(nx)
+            if (
+                0 <= row_at < mask.shape[0]
+                and 0 <= column_at < mask.shape[1]
+                and mask[row_at, column_at]
+            ):
                 y, x, heading = ny, nx, heading + turn
-                path.append((iy, ix))
+                path.append((row_at, column_at))
                 break
         else:
             break
@@ -102,7 +108,7 @@ def measure(args: argparse.Namespace, name: str) -> list[dict[str, Any]]:
     truths = [np.asarray(read_labels(folder / "masks" / f).data) for f in (first, second)]
     truths = [(t > 0).astype(np.uint8) for t in truths]
     painted = strokes(truths[0], args.strokes, args.seed)
-    wheres = [painted == 0, np.ones(truths[1].shape, bool)]
+    scored_where = [painted == 0, np.ones(truths[1].shape, bool)]
     base: Model | None = None if args.base == "scratch" else load_model(args.base)
     names = ["interior"]
     card = (
@@ -115,7 +121,7 @@ def measure(args: argparse.Namespace, name: str) -> list[dict[str, Any]]:
     def row(
         method: str, answers: list[NDArray[Any]], seconds: float, **more: Any
     ) -> dict[str, Any]:
-        figures = [iou(a, t, w) for a, t, w in zip(answers, truths, wheres, strict=True)]
+        figures = [iou(a, t, w) for a, t, w in zip(answers, truths, scored_where, strict=True)]
         return {"set": name, "method": method, "rest": figures[0], "other": figures[1],
                 "seconds": seconds, **more}  # fmt: skip
 
@@ -161,6 +167,52 @@ def measure(args: argparse.Namespace, name: str) -> list[dict[str, Any]]:
     return rows
 
 
+def ranking(name: str, base_name: str, limit: int) -> list[list[str]]:
+    """Say how well disagreement and the entropy of L4 rank the true errors of L4.
+
+    The figure is the area under the ROC curve over 16 x 16 blocks, wrong or not by whether
+    more than a tenth of a block is; 0.5 is chance.
+    """
+    from sklearn.metrics import roc_auc_score
+
+    base = load_model(base_name)
+    folder = SETS[name][0]
+    if name == "nuclei":
+        held_out = base.card.split.rpartition("held out: ")[2].rstrip(".").split(", ")
+        files = [f"{stem}.tif" for stem in held_out[:limit]]
+    else:
+        files = sorted(p.name for p in (folder / "images").iterdir())[:: 27 // limit][:limit]
+    wrong = []
+    names = ("disagreement", "entropy of L4", "entropy of the heads' mean")
+    scores: dict[str, list[NDArray[np.float32]]] = {n: [] for n in names}
+    for file in files:
+        x = normalised(read_image(folder / "images" / file), base.card)
+        truth = np.asarray(read_labels(folder / "masks" / file).data) > 0
+        heads = head_probabilities(base.network, x)
+        classes = {k: h[base.card.class_channels] for k, h in heads.items()}
+        error = (decide(heads[4], base.card) > 0) != truth
+        wrong.append(_blocks(error.astype(np.float32)) > 0.1)
+        scores["disagreement"].append(_blocks(disagreement(list(classes.values()))))
+        scores["entropy of L4"].append(_blocks(_entropy(classes[4])))
+        scores["entropy of the heads' mean"].append(_blocks(uncertainty(list(classes.values()))))
+    y = np.concatenate(wrong)
+    return [
+        [name, f"{len(files)} images", method, f"{roc_auc_score(y, np.concatenate(rows)):.3f}",
+         f"{y.mean():.2f}"] for method, rows in scores.items()
+    ]  # fmt: skip
+
+
+def _entropy(probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
+    p = probabilities.clip(1e-6, 1 - 1e-6)
+    return np.asarray(-(p * np.log(p) + (1 - p) * np.log1p(-p)).sum(axis=0))
+
+
+def _blocks(values: NDArray[np.float32], side: int = 16) -> NDArray[np.float32]:
+    height, width = (n // side * side for n in values.shape)
+    blocks = values[:height, :width].reshape(height // side, side, width // side, side)
+    return np.asarray(blocks.mean(axis=(1, 3)).ravel())
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--sets", default="em", help=f"of {', '.join(SETS)}")
@@ -173,10 +225,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--teacher", default="auto")
     parser.add_argument("--precision", default="bfloat16", choices=("float32", "bfloat16"))
+    parser.add_argument(
+        "--disagreement", action="store_true", help="how well the maps rank true errors, instead"
+    )
     parser.add_argument("--quiet", action="store_true")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args(argv)
     torch.set_num_threads(args.threads)
+    if args.disagreement:
+        cells = [row for name in args.sets.split(",") for row in ranking(name, args.base, 9)]
+        print(markdown(["set", "images", "map", "ROC area", "share of wrong blocks"], cells))
+        return 0
     rows = [row for name in args.sets.split(",") for row in measure(args, name)]
     if args.json:
         print(json.dumps(rows, indent=2))

@@ -35,11 +35,7 @@ def disagreement(heads: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
     InputError
         If there are fewer than two levels or their shapes differ.
     """
-    if len(heads) < 2 or len({h.shape for h in heads}) != 1:
-        raise InputError(
-            "disagreement needs the probabilities of at least two levels, all of one shape, got "
-            f"{[h.shape for h in heads]}; run every level on the same region."
-        )
+    _check(heads)
     # One running sum each: all heads at once would double the memory.
     mean = np.zeros(heads[0].shape, np.float32)
     square = np.zeros(heads[0].shape, np.float32)
@@ -50,6 +46,41 @@ def disagreement(heads: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
     variance = np.maximum(square / len(heads) - mean**2, 0.0)
     found: NDArray[np.float32] = 2.0 * np.sqrt(variance.max(axis=0))
     return found
+
+
+def uncertainty(heads: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+    """Return the entropy of the heads' mean: where they differ, and where all are unsure.
+
+    Parameters
+    ----------
+    heads : sequence of ndarray of float32
+        As for `disagreement`.
+
+    Returns
+    -------
+    ndarray of float32
+        (*space), the largest of any class, in bits: 0 certain, 1 as good as a coin.
+
+    Raises
+    ------
+    InputError
+        As `disagreement`.
+    """
+    _check(heads)
+    mean = np.zeros(heads[0].shape, np.float32)
+    for head in heads:
+        mean += head
+    p = (mean / len(heads)).clip(1e-6, 1.0 - 1e-6)
+    entropy = -(p * np.log2(p) + (1.0 - p) * np.log2(1.0 - p))
+    return np.asarray(entropy.max(axis=0), np.float32)
+
+
+def _check(heads: Sequence[NDArray[np.float32]]) -> None:
+    if len(heads) < 2 or len({h.shape for h in heads}) != 1:
+        raise InputError(
+            "disagreement needs the probabilities of at least two levels, all of one shape, got "
+            f"{[h.shape for h in heads]}; run every level on the same region."
+        )
 
 
 @dataclass(frozen=True)
@@ -80,7 +111,7 @@ def next_places(
     Parameters
     ----------
     uncertain : ndarray of float32
-        From `disagreement`, (*space).
+        From `disagreement` or `uncertainty`, (*space).
     count : int
         At most so many.
     size : int

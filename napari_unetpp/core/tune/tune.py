@@ -50,6 +50,9 @@ BATCH = {2: 4, 3: 2}
 FEW_PIXELS = 100
 """With fewer training pixels than this, or one class alone, the encoder is left as it is."""
 
+RATES = {"base": 3e-4}
+"""Peak learning rate by teacher; where the base teaches it is right on most already, and at the
+rate of the others it forgot other images of its kind (IoU 0.82 to 0.72, now 0.79)."""
 RATE = 5e-3
 
 LEARNED = 4
@@ -70,7 +73,7 @@ class TuneConfig:
     steps : int, optional
         Most steps; with a budget that is not reached, the result follows from the seed alone.
     learning_rate : float, optional
-        AdamW's peak; 5e-3 if None.
+        AdamW's peak; by the teacher if None, see `RATES`.
     teacher : {"auto", "forest", "base", "none"}
         Who teaches the unpainted rest; auto asks the held-out strokes.
     scope : {"auto", "all", "decoder"}
@@ -361,7 +364,7 @@ class FineTuning:
     def _loop(self, held_out: list[Window]) -> Generator[Event, None, None]:
         drawer = self._drawer()
         trained = [p for p in self.network.parameters() if p.requires_grad]
-        peak = self.config.learning_rate or RATE
+        peak = self.config.learning_rate or RATES.get(self.teacher.name, RATE)
         optimiser = torch.optim.AdamW(trained, lr=peak, weight_decay=1e-4)
         average = copy.deepcopy(self.network).eval().requires_grad_(False)
         scored, joined = 0, self.teacher.name == "none"

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from napari_unetpp.core.errors import InputError
-from napari_unetpp.core.tune.disagreement import disagreement, next_places
+from napari_unetpp.core.tune.disagreement import disagreement, next_places, uncertainty
 
 
 def test_agreement_is_0_and_halves_apart_is_1() -> None:
@@ -19,9 +19,17 @@ def test_agreement_is_0_and_halves_apart_is_1() -> None:
     assert disagreement(heads) == pytest.approx(2 * np.std([0.2, 0.4, 0.6, 0.8]))
 
 
+def test_uncertainty_is_1_where_heads_differ_and_where_all_are_unsure() -> None:
+    a = np.array([[[0.0, 0.5, 0.0, 0.1]]], np.float32)
+    b = np.array([[[1.0, 0.5, 0.0, 0.1]]], np.float32)
+    assert uncertainty([a, b])[0] == pytest.approx([1.0, 1.0, 0.0, 0.469], abs=1e-3)
+
+
 def test_one_level_or_other_shapes_are_refused() -> None:
     one = np.zeros((1, 3, 3), np.float32)
     for heads in ([one], [one, one[:, :2]]):
+        with pytest.raises(InputError, match="at least two levels"):
+            uncertainty(heads)
         with pytest.raises(InputError, match="at least two levels"):
             disagreement(heads)
 
