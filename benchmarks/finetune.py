@@ -138,6 +138,7 @@ def measure(args: argparse.Namespace, name: str) -> list[dict[str, Any]]:
     answers = [forest.predict(f.reshape(-1, f.shape[-1])).reshape(f.shape[:-1]) - 1 for f in sets]
     rows.append(row("forest, all strokes", answers, time.monotonic() - start))
     for seconds in args.seconds:
+        budget = f"{args.steps} steps" if args.steps else f"{seconds:g} s"
         config = TuneConfig(
             max_seconds=3600.0 if args.steps else seconds,
             steps=args.steps,
@@ -152,7 +153,7 @@ def measure(args: argparse.Namespace, name: str) -> list[dict[str, Any]]:
         heads = [head_probabilities(result.network, x) for x in xs]
         rows += [
             row(
-                f"ours {seconds:g} s L{k}",
+                f"ours {budget} L{k}",
                 [decide(h[k], card) for h in heads],
                 result.seconds,
                 steps=result.steps,
