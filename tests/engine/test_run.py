@@ -166,7 +166,7 @@ def test_non_contiguous_and_read_only(
     engine: Engine, runner: Runner, picture: NDArray[Any]
 ) -> None:
     image = picture[::-2, ::2]
-    image.flags.writeable = False
+    image.setflags(write=False)
     expected = whole_run(runner, Image(image, "YX"), level=1)
     sink = np.zeros(image.shape, np.uint8)[::-1]
     engine.run(source_of(image), RunRequest(NUCLEI, 1), sink).wait(LONG)
