@@ -343,13 +343,13 @@ def test_each_level_keeps_one_precision_and_the_device_says_which(
     answers = iter([Agreement(0.0, 0.0), Agreement(0.5, 0.0), Agreement(0.0, 0.0)])
     monkeypatch.setattr("napari_unetpp.core.run.runtime.compare", lambda *_: next(answers))
     ran: list[tuple[int, torch.dtype]] = []
-    plain = NestedUNet.forward
+    plain = Runner._run
 
-    def watched(self: NestedUNet, x: torch.Tensor, level: int) -> torch.Tensor:
+    def watched(self: Runner, network: NestedUNet, x: torch.Tensor, level: int) -> torch.Tensor:
         ran.append((level, x.dtype))
-        return plain(self, x, level)
+        return plain(self, network, x, level)
 
-    monkeypatch.setattr(NestedUNet, "forward", watched)
+    monkeypatch.setattr(Runner, "_run", watched)
     done: list[int] = []
 
     def listen(event: Event) -> None:
