@@ -125,9 +125,14 @@ def main() -> None:
     scene.dock.panel.set_level(4)
     scene.dock.panel.set_region("all")
     scene.ready()
+    # The sample would be over before a picture is taken.
+    layer = scene.dock.selection.layer
+    layer.data = np.tile(layer.data, (1, 6, 6))
+    scene.viewer.reset_view()
     scene.part("run_button").click()
-    pump(lambda: scene.part("progress_bar").value() >= 3)
+    pump(lambda: scene.part("progress_bar").value() >= 6 or not scene.dock.runner.running)
     scene.take("run")
+    scene.dock.cancel()
     pump(lambda: not scene.dock.runner.running)
     scene.close()
 
