@@ -32,10 +32,11 @@ from napari_unetpp.core.run.tiling import Tile
 from napari_unetpp.core.tune.disagreement import disagreement, uncertainty
 from napari_unetpp.core.tune.inputs import Painted
 from napari_unetpp.core.tune.scoring import decide, head_probabilities
+from napari_unetpp.core.tune.settings import TuneConfig
 from napari_unetpp.core.tune.start import grown_card, scratch_card
 from napari_unetpp.core.tune.strokes import Split
 from napari_unetpp.core.tune.teacher import features
-from napari_unetpp.core.tune.tune import FineTuning, TuneConfig
+from napari_unetpp.core.tune.tune import FineTuning
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 SETS = {

@@ -124,8 +124,8 @@ def _job(args: argparse.Namespace) -> TuneJob:
     from napari_unetpp.core.run.runtime import choose_device
     from napari_unetpp.core.tune.finetune import TuneJob
     from napari_unetpp.core.tune.inputs import Painted
+    from napari_unetpp.core.tune.settings import TuneConfig
     from napari_unetpp.core.tune.strokes import split_path
-    from napari_unetpp.core.tune.tune import TuneConfig
 
     device = choose_device(args.device, args.precision)
     config = TuneConfig(

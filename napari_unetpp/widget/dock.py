@@ -20,6 +20,7 @@ from napari_unetpp.widget.command import segment_command
 from napari_unetpp.widget.figures import Figures
 from napari_unetpp.widget.live import Live
 from napari_unetpp.widget.models import ModelList
+from napari_unetpp.widget.notify import report_error
 from napari_unetpp.widget.output import OutputLayers
 from napari_unetpp.widget.panel import Panel
 from napari_unetpp.widget.relay import Relay
@@ -260,7 +261,7 @@ class UNetPPWidget(QWidget):
             elif event.state == "failed":
                 self._ready = None
                 self.panel.set_device("not working", str(event.error), False)
-                self.panel.set_status(str(event.error), "error")
+                report_error(self.panel, str(event.error))
 
     def _show_device(self, ready: ModelReady) -> None:
         self._ready, self._device = ready, ready.reason
@@ -274,7 +275,7 @@ class UNetPPWidget(QWidget):
     def _state(self, state: EngineState) -> None:
         if state.kind == "failed":
             self.panel.set_device("not working", state.message, False)
-            self.panel.set_status(state.message, "error")
+            report_error(self.panel, state.message)
         elif state.kind == "starting" and self._ready is not None:
             # Not into the status: there stands why it had to start again.
             self.panel.set_device("starting again …", "The engine starts in the background.", True)

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from napari.utils import progress
-from napari.utils.notifications import show_error
 
 from napari_unetpp import __version__
 from napari_unetpp.core.data.image import Image
@@ -22,6 +21,7 @@ from napari_unetpp.engine.client import Engine
 from napari_unetpp.engine.job import Job
 from napari_unetpp.engine.protocol import Finished, Level, Noted, Progress, RunRequest, Written
 from napari_unetpp.widget.figures import Figures, in_words
+from napari_unetpp.widget.notify import report_error
 from napari_unetpp.widget.output import OutputLayers, Provenance
 from napari_unetpp.widget.panel import Panel
 from napari_unetpp.widget.relay import Relay
@@ -192,7 +192,7 @@ class Run:
                 selection.layer, selection.axes, card, request.kind, provenance
             )
         except (UNetPPError, OSError, MemoryError) as error:
-            panel.set_status(f"there is no room for the result ({error}); free some.", "error")
+            report_error(panel, f"there is no room for the result ({error}); free some.")
             return
         for callback in self.before:
             callback()
@@ -269,8 +269,7 @@ class Run:
         elif event.state == "cancelled":
             panel.set_status(f"cancelled; what was done so far stays in the layer.{notes}", "info")
         else:
-            panel.set_status(f"{event.error}{notes}", "error")
-            show_error(str(event.error))
+            report_error(panel, f"{event.error}{notes}")
         self._layer = self._image = None
         for callback in self.after:
             callback()

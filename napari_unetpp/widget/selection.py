@@ -15,6 +15,7 @@ from napari_unetpp.core.model.cards import read_identity
 from napari_unetpp.engine.protocol import LayerSource, ModelRequest
 from napari_unetpp.widget.layer_image import axes_choices, layer_axes, layer_channels, layer_source
 from napari_unetpp.widget.models import ModelList
+from napari_unetpp.widget.notify import report_error
 from napari_unetpp.widget.panel import ModelItem, Panel
 from napari_unetpp.widget.provenance import KEY
 from napari_unetpp.widget.settings import Preferences
@@ -204,7 +205,7 @@ class Selection:
         try:
             card, identity = self.models.card(value), read_identity(value)
         except UNetPPError as error:
-            self.panel.set_status(str(error), "error")
+            report_error(self.panel, str(error))
             if self._model:
                 self.refresh_models()
             return
@@ -218,7 +219,7 @@ class Selection:
         try:
             self.models.add_file(path)
         except UNetPPError as error:
-            self.panel.set_status(str(error), "error")
+            report_error(self.panel, str(error))
             return
         self._model, self.card = str(path), None
         self.refresh_models()

@@ -16,8 +16,11 @@ pytest.importorskip("napari", reason="the widget needs napari")
 pytest.importorskip("pytestqt", reason="its tests need pytest-qt")
 
 from napari._qt.qt_resources import get_stylesheet
+from napari.utils._proxies import PublicOnlyProxy
 from qtpy.QtWidgets import QApplication, QWidget
 
+from napari_unetpp.engine.client import Engine
+from napari_unetpp.widget.dock import UNetPPWidget
 from napari_unetpp.widget.panel import LevelFigures, ModelItem, Panel
 
 W = TypeVar("W", bound=QWidget)
@@ -125,3 +128,36 @@ def blobs() -> NDArray[np.uint8]:
     y, x = np.mgrid[:96, :128]
     discs = ((y - 30) ** 2 + (x - 40) ** 2 < 200) | ((y - 60) ** 2 + (x - 90) ** 2 < 300)
     return np.where(discs, 200, 20).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[Engine]:
+    """Return an engine for the docks of a module: each start takes seconds."""
+    shared = Engine()
+    yield shared
+    shared.close()
+
+
+@pytest.fixture
+def make_dock(
+    make_napari_viewer: Callable[..., Any], engine: Engine
+) -> Iterator[Callable[..., UNetPPWidget]]:
+    """Return a function that makes a viewer with an image and the dock in it."""
+    made: list[UNetPPWidget] = []
+
+    def make(*, live: bool = False, own: Engine | None = None, **layer: Any) -> UNetPPWidget:
+        viewer = make_napari_viewer()
+        if layer:
+            viewer.add_image(**layer)
+        # napari's menu hands over a proxy of the viewer.
+        dock = UNetPPWidget(PublicOnlyProxy(viewer), engine=own or engine)
+        viewer.window.add_dock_widget(dock, name="UNet++")
+        dock.panel.set_live(live)
+        if live:
+            dock.live.update()
+        made.append(dock)
+        return dock
+
+    yield make
+    for dock in made:
+        dock.shut()

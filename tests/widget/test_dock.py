@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,36 +20,6 @@ from napari_unetpp.engine.client import Engine
 from napari_unetpp.widget.dock import UNetPPWidget
 
 WAIT = 120_000  # milliseconds; a loaded machine is no defect
-
-
-@pytest.fixture(scope="module")
-def engine() -> Iterator[Engine]:
-    shared = Engine()
-    yield shared
-    shared.close()
-
-
-@pytest.fixture
-def make_dock(
-    make_napari_viewer: Callable[..., Any], engine: Engine, qtbot: Any
-) -> Iterator[Callable[..., UNetPPWidget]]:
-    made: list[UNetPPWidget] = []
-
-    def make(*, live: bool = False, own: Engine | None = None, **layer: Any) -> UNetPPWidget:
-        viewer = make_napari_viewer()
-        if layer:
-            viewer.add_image(**layer)
-        dock = UNetPPWidget(viewer, engine=own or engine)
-        viewer.window.add_dock_widget(dock, name="UNet++")
-        dock.panel.set_live(live)
-        if live:
-            dock.live.update()
-        made.append(dock)
-        return dock
-
-    yield make
-    for dock in made:
-        dock.shut()
 
 
 @pytest.fixture(scope="module")
@@ -293,12 +263,14 @@ def test_nothing_blocks_the_window(
     monkeypatch.setattr(relay_module.Relay, "_call", timed(relay_module.Relay._call))
     monkeypatch.setattr(live_module.Live, "update", timed(live_module.Live.update))
     monkeypatch.setattr(live_module.Live, "_moved", timed(live_module.Live._moved))
+    monkeypatch.setattr(live_module.Live, "_level_moved", timed(live_module.Live._level_moved))
+    monkeypatch.setattr(UNetPPWidget, "_review", timed(UNetPPWidget._review))
     tile = phantoms.nuclei_2d().image
     image = np.tile(tile, (4, 4))
     dock = make_dock(data=image, name="cells", live=True)
     dock.panel.set_level(2)
     wait_for_level(dock, qtbot, 2)
-    blocks.clear()
+    blocks.clear()  # napari makes the live layer once, which takes it tenths of a second
     for step in range(12):
         camera(dock).center = (0, 300 + 20 * step, 300 + 20 * step)
         qtbot.wait(40)

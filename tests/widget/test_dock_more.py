@@ -2,50 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import psutil
 import pytest
-from napari.utils._proxies import PublicOnlyProxy
 from qtpy.QtWidgets import QWidget
 
 from napari_unetpp.core.data import phantoms
-from napari_unetpp.engine.client import Engine
 from napari_unetpp.widget.dock import UNetPPWidget
 
 WAIT = 120_000  # milliseconds; a loaded machine is no defect
-
-
-@pytest.fixture(scope="module")
-def engine() -> Iterator[Engine]:
-    shared = Engine()
-    yield shared
-    shared.close()
-
-
-@pytest.fixture
-def make_dock(
-    make_napari_viewer: Callable[..., Any], engine: Engine
-) -> Iterator[Callable[..., UNetPPWidget]]:
-    made: list[UNetPPWidget] = []
-
-    def make(*, live: bool = False, **layer: Any) -> UNetPPWidget:
-        viewer = make_napari_viewer()
-        if layer:
-            viewer.add_image(**layer)
-        dock = UNetPPWidget(PublicOnlyProxy(viewer), engine=engine)  # as the menu opens it
-        viewer.window.add_dock_widget(dock, name="UNet++")
-        dock.panel.set_live(live)
-        if live:
-            dock.live.update()
-        made.append(dock)
-        return dock
-
-    yield make
-    for dock in made:
-        dock.shut()
 
 
 @pytest.fixture(scope="module")

@@ -19,9 +19,10 @@ from napari_unetpp.core.nn.network import NestedUNet
 from napari_unetpp.core.train.fit import describe_parent
 from napari_unetpp.core.tune.inputs import Painted, painted_values
 from napari_unetpp.core.tune.report import TuneReport, make_report
+from napari_unetpp.core.tune.settings import TuneConfig
 from napari_unetpp.core.tune.start import class_names, grown_card, scratch_card
 from napari_unetpp.core.tune.strokes import Split, load_split, save_split
-from napari_unetpp.core.tune.tune import FineTuning, TuneConfig
+from napari_unetpp.core.tune.tune import FineTuning
 
 
 @dataclass(frozen=True)

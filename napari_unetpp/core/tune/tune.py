@@ -34,6 +34,16 @@ from napari_unetpp.core.tune.inputs import (
 )
 from napari_unetpp.core.tune.patches import PatchDrawer, TunedBatch
 from napari_unetpp.core.tune.scoring import Score, crops, head_probabilities, score_network
+from napari_unetpp.core.tune.settings import (
+    AVERAGE,
+    BATCH,
+    FEW_PIXELS,
+    LEARNED,
+    PATCH,
+    RATE,
+    RATES,
+    TuneConfig,
+)
 from napari_unetpp.core.tune.start import freeze_encoder, hold_norms, start_network
 from napari_unetpp.core.tune.strokes import HELD_OUT, TRAINING, Split, painted_counts
 from napari_unetpp.core.tune.teacher import (
@@ -43,65 +53,6 @@ from napari_unetpp.core.tune.teacher import (
     fit_forest,
     score_maps,
 )
-
-PATCH = {2: (128, 128), 3: (32, 64, 64)}
-BATCH = {2: 4, 3: 2}
-
-FEW_PIXELS = 100
-"""With fewer training pixels than this, or one class alone, the encoder is left as it is."""
-
-RATES = {"base": 3e-4}
-"""Peak learning rate by teacher; where the base teaches it is right on most already, and at the
-rate of the others it forgot other images of its kind (IoU 0.82 to 0.72, now 0.79)."""
-RATE = 5e-3
-
-LEARNED = 4
-"""Windows, those with the most paint, on which the network joins its teacher at half time."""
-
-AVERAGE = 0.9
-"""Decay of the running mean of the weights, which is what is scored and kept."""
-
-
-@dataclass(frozen=True)
-class TuneConfig:
-    """How to fine-tune.
-
-    Attributes
-    ----------
-    max_seconds : float
-        Budget, from reading the paint to the last step.
-    steps : int, optional
-        Most steps; with a budget that is not reached, the result follows from the seed alone.
-    learning_rate : float, optional
-        AdamW's peak; by the teacher if None, see `RATES`.
-    teacher : {"auto", "forest", "base", "none"}
-        Who teaches the unpainted rest; auto asks the held-out strokes.
-    scope : {"auto", "all", "decoder"}
-        What is trained; auto leaves the encoder alone where there is little paint.
-    seed : int
-        Of the split, the forest, new weights and patches.
-    device, precision : str
-        As in training.
-    """
-
-    max_seconds: float = 30.0
-    steps: int | None = None
-    learning_rate: float | None = None
-    teacher: str = "auto"
-    scope: str = "auto"
-    seed: int = 0
-    device: str = "cpu"
-    precision: str = "float32"
-
-    def __post_init__(self) -> None:
-        if not 0 < self.max_seconds < float("inf"):
-            raise InputError(f"the budget must be above 0 seconds, got {self.max_seconds}.")
-        if self.steps is not None and self.steps < 1:
-            raise InputError(f"steps must be at least 1, got {self.steps}.")
-        if self.teacher not in ("auto", "forest", "base", "none"):
-            raise InputError(f"teacher must be auto, forest, base or none, got {self.teacher!r}.")
-        if self.scope not in ("auto", "all", "decoder"):
-            raise InputError(f"scope must be auto, all or decoder, got {self.scope!r}.")
 
 
 @dataclass(frozen=True)

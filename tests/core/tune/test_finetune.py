@@ -16,8 +16,9 @@ from napari_unetpp.core.model.modelfile import load_model, read_card
 from napari_unetpp.core.tune.finetune import TuneJob, finetune, read_splits
 from napari_unetpp.core.tune.inputs import Painted
 from napari_unetpp.core.tune.scoring import crops, score_network
+from napari_unetpp.core.tune.settings import TuneConfig
 from napari_unetpp.core.tune.strokes import HELD_OUT, load_split, split_path
-from napari_unetpp.core.tune.tune import FineTuning, TuneConfig
+from napari_unetpp.core.tune.tune import FineTuning
 from tests.core.tune.conftest import painted, small_model
 
 QUICK = TuneConfig(max_seconds=600.0, steps=20)

@@ -16,9 +16,10 @@ from napari_unetpp.core.model.modelfile import Model
 from napari_unetpp.core.tune.inputs import Painted
 from napari_unetpp.core.tune.patches import PatchDrawer
 from napari_unetpp.core.tune.scoring import Score, head_probabilities
+from napari_unetpp.core.tune.settings import TuneConfig
 from napari_unetpp.core.tune.start import grown_card, scratch_card, start_network
 from napari_unetpp.core.tune.strokes import HELD_OUT, TRAINING, Split
-from napari_unetpp.core.tune.tune import FineTuning, TeacherChosen, TuneConfig, TuneResult
+from napari_unetpp.core.tune.tune import FineTuning, TeacherChosen, TuneResult
 from tests.core.tune.conftest import painted, small_model
 
 
