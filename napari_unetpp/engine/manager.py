@@ -8,6 +8,7 @@ no pixels, no torch.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import queue
 import threading
@@ -374,6 +375,9 @@ class Manager:
         return EngineState("ready" if self._active is None else "busy")
 
     def _end(self) -> None:
+        while not self._inbox.empty():  # a job that came just before the end must end too
+            with contextlib.suppress(Exception):
+                self._inbox.get_nowait()()
         for work in (*self._waiting, self._active):
             if work is not None:
                 work.finish("cancelled")

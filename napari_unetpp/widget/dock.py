@@ -239,8 +239,7 @@ class UNetPPWidget(QWidget):
             self.panel.set_threshold_enabled(
                 not soft, "The classes of this model compete: there is no threshold." * soft
             )
-            if card.instances is not None:
-                self.panel.set_min_size(card.instances.min_size)
+            self.panel.set_min_size(0 if card.instances is None else card.instances.min_size)
             self._load()
         self._review()
 
@@ -275,7 +274,8 @@ class UNetPPWidget(QWidget):
     def _state(self, state: EngineState) -> None:
         if state.kind == "failed":
             self.panel.set_device("not working", state.message, False)
-            report_error(self.panel, state.message)
+            # The job that met it brings the notification.
+            self.panel.set_status(state.message, "error")
         elif state.kind == "starting" and self._ready is not None:
             # Not into the status: there stands why it had to start again.
             self.panel.set_device("starting again …", "The engine starts in the background.", True)
@@ -286,9 +286,11 @@ class UNetPPWidget(QWidget):
         """Take over what was changed in napari's preferences; live on or off is for the start."""
         before, self.selection.preferences = self.selection.preferences, preferences
         self.live.megabytes = preferences.live_megabytes
-        if replace(before, live=preferences.live) != preferences:
+        same = replace(before, live=preferences.live, live_megabytes=preferences.live_megabytes)
+        if same != preferences and self.selection.card is not None:
+            self.figures.choose(self.selection.card, self.selection.model)
             self._load()
-            self.live.update()
+        self.live.update()
 
     def _later(self, event: Any = None) -> None:
         if self.panel.region != "all":

@@ -338,7 +338,7 @@ class Live:
         """Have the worker separate objects; the newest wish counts."""
         if self._object_job is not None:
             self._object_job.drop()
-        job = self.engine.objects(probabilities, self.selection.model, state[2], state[3] or None)
+        job = self.engine.objects(probabilities, self.selection.model, state[2], state[3])
         self._object_job = job
 
         def heard(event: Any) -> None:

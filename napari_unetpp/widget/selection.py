@@ -6,6 +6,7 @@ layers and cards; no engine, no result.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -221,7 +222,7 @@ class Selection:
         except UNetPPError as error:
             report_error(self.panel, str(error))
             return
-        self._model, self.card = str(path), None
+        self.choose_model(os.path.abspath(path))
         self.refresh_models()
 
     @property

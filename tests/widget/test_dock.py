@@ -234,6 +234,7 @@ def test_live_shows_what_a_run_gives(make_dock: Callable[..., UNetPPWidget], qtb
     camera(dock).zoom = 6
     wait_for_level(dock, qtbot, 2)
     view = np.array(live_layer(dock).data)
+    assert view.any()
     start = np.round(live_layer(dock).data_to_world((0, 0))).astype(int)
     dock.panel.set_region("all")
     layer = run(dock, qtbot)

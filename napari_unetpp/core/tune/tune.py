@@ -232,8 +232,8 @@ class FineTuning:
         read = [painted_parts(pair, self.card) for pair in self.pairs]
         values = sorted({v for row in read for a in row[2].values() for v in values_of(a)})
         self.notes = check_values(values, self.card, scratch=self.base is None)
-        for row in read:
-            self.split.update(row[2])
+        # All at once: strokes of a class are dealt over the images together.
+        self.split.update({part: labels for row in read for part, labels in row[2].items()})
         for pair, row in zip(self.pairs, read, strict=True):
             self.windows += windows(pair, self.card, self.split, row)
             for part, labels in row[2].items():
