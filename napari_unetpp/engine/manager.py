@@ -100,6 +100,7 @@ class Manager:
         self.state = EngineState("stopped")
         self._listeners: list[Callable[[EngineState], None]] = []
         self._worker: WorkerProcess | None = None
+        self._leaving: list[WorkerProcess] = []  # replaced, and not yet known to be gone
         self._waiting: deque[Work] = deque()
         self._active: Work | None = None
         self._looked = time.monotonic()
@@ -272,6 +273,8 @@ class Manager:
         kind = info["event"]
         if kind == "gone":
             worker.clean()
+            if worker in self._leaving:
+                self._leaving.remove(worker)
             # What it said before it went may lie in the inbox behind this.
             self._inbox.put(lambda: self._gone(worker))
         elif worker is not self._worker:
@@ -349,6 +352,7 @@ class Manager:
         """End a worker and start the next one at once; what it did is cancelled."""
         lost, self._active, self._worker = self._active, None, None
         worker.kill("replaced")
+        self._leaving.append(worker)
         if lost is not None:
             lost.finish("cancelled")
         self._ensure_worker()
@@ -383,8 +387,8 @@ class Manager:
                 work.finish("cancelled")
         worker, self._worker, self._active = self._worker, None, None
         self._waiting.clear()
-        if worker is not None:
-            worker.close(_CLOSE_SECONDS)
+        for one in (*self._leaving, *([] if worker is None else [worker])):
+            one.close(_CLOSE_SECONDS)
         self._tell(EngineState("stopped"))
         self._dispatcher.stop(0.2)
 

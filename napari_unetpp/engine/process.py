@@ -55,6 +55,7 @@ napari_unetpp_worker.prepare({options!r})
 _SERVE = "napari_unetpp_worker.serve(task, beat_seconds)"
 _WORK = "napari_unetpp_worker.work(task, kind, message)"
 _LAST_WORDS = 100
+_REAP_SECONDS = 5.0
 _ANSWER = "napari_unetpp_worker.answer(number, error)"
 
 Receive = Callable[["WorkerProcess", Message], None]
@@ -238,8 +239,14 @@ class WorkerProcess:
             with contextlib.suppress(OSError):
                 os.unlink(script)
         process = self._service._process
-        if process is None or process.poll() is None or self._gone.is_set():
+        if process is None or self._gone.is_set():
             return
+        if process.poll() is None:  # it told that it failed, and has not ended yet
+            self.kill()
+            try:
+                process.wait(_REAP_SECONDS)
+            except subprocess.TimeoutExpired:
+                return
         self._gone.set()
         for name in ("_stdout_thread", "_stderr_thread", "_monitor_thread"):
             thread = getattr(self._service, name, None)
