@@ -9,7 +9,7 @@ from __future__ import annotations
 import atexit
 import itertools
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,10 @@ from napari_unetpp.engine.protocol import (
     EngineState,
     LayerSource,
     ModelRequest,
+    PaintedSource,
     RunRequest,
+    SuggestRequest,
+    TuneRequest,
     ViewRequest,
 )
 from napari_unetpp.engine.wire import Message, from_request, from_source
@@ -174,6 +177,55 @@ class Engine:
         source = LayerSource(probabilities, "", name="probabilities")
         more = {"threshold": threshold, "min_size": min_size}
         return self._submit("objects", request, source, sink, more)
+
+    def tune(self, pairs: Sequence[PaintedSource], request: TuneRequest) -> Job:
+        """Fine-tune a model on painted images, beside other jobs, which have the right of way.
+
+        One fine-tuning goes on at a time, others wait. Its ``cancel`` ends it with the best so
+        far: it ends "done", or "cancelled" if nothing was scored yet. Images and paint are
+        read at the start, and may change afterwards.
+
+        Parameters
+        ----------
+        pairs : sequence of PaintedSource
+            Images and painted labels.
+        request : TuneRequest
+            From what, to where, how long.
+
+        Returns
+        -------
+        Job
+            Events are TuneTeacher, TuneStep, TuneScored and Noted, the result is TuneOutcome.
+        """
+        raise NotImplementedError
+
+    def suggest(
+        self,
+        source: LayerSource,
+        request: SuggestRequest,
+        painted: LayerSource | None = None,
+        sink: Any = None,
+    ) -> Job:
+        """Find the next places to paint.
+
+        Parameters
+        ----------
+        source : LayerSource
+            The image; read on a thread of the engine.
+        request : SuggestRequest
+            Where to look.
+        painted : LayerSource, optional
+            Painted labels, of the image's shape without channels: what is painted is left out.
+        sink : array-like of float32, optional
+            Of the region's shape; gets the map of uncertainty, 0 to 1.
+
+        Returns
+        -------
+        Job
+            Events are Noted and Written, the result is a tuple of Suggestion, the most
+            uncertain first, spaced apart.
+        """
+        raise NotImplementedError
 
     def stats(self) -> Job:
         """Ask the worker how many ``nodes`` it computed and which levels it has ``kept``."""

@@ -5,6 +5,7 @@ Knows numpy and the package's errors; no process, no thread, no torch, no viewer
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -157,6 +158,122 @@ class ViewRequest:
     skip: tuple[int, ...] = ()
 
 
+@dataclass(frozen=True, eq=False)
+class PaintedSource:
+    """An image and its painted labels, to fine-tune on.
+
+    Attributes
+    ----------
+    name : str
+        Stays the same from one fine-tuning to the next: the split of its strokes is kept by it.
+    image, painted : LayerSource or str
+        Pixels that the client serves, or the path of a file that the worker opens itself. The
+        labels are whole numbers (0 unlabelled, 1 background, 2 and more the model's classes)
+        of the image's shape without channels.
+    channel : int, optional
+        Channel of the image for a model that takes one.
+    """
+
+    name: str
+    image: LayerSource | str
+    painted: LayerSource | str
+    channel: int | None = None
+
+
+SCRATCH = "scratch"
+
+
+@dataclass(frozen=True)
+class TuneRequest:
+    """A fine-tuning.
+
+    Attributes
+    ----------
+    model : ModelRequest
+        What to start from, and where to compute; its model may be "scratch".
+    out : str
+        Model file that every improvement is written to, at once.
+    classes : tuple of str
+        Names of all classes, the base's first; counted from the paint if empty.
+    name : str
+        Of the new model; that of the file if empty.
+    max_seconds : float
+        Budget.
+    seed : int
+        Of the split, of new weights and of patches.
+    axes : {"YX", "ZYX"}
+        Of the network, from scratch.
+    split : mapping, optional
+        `TuneOutcome.split` of an earlier fine-tuning: strokes stay on their sides.
+    """
+
+    model: ModelRequest
+    out: str
+    classes: tuple[str, ...] = ()
+    name: str = ""
+    max_seconds: float = 30.0
+    seed: int = 0
+    axes: str = "YX"
+    split: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class SuggestRequest:
+    """Where to paint next.
+
+    Attributes
+    ----------
+    model : ModelRequest
+        Which model, and where.
+    region : tuple of (int, int)
+        As for ViewRequest: where to look.
+    channel : int, optional
+        Channel for a model that takes one.
+    count : int
+        At most so many places.
+    """
+
+    model: ModelRequest
+    region: tuple[tuple[int, int], ...]
+    channel: int | None = None
+    count: int = 5
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """A place that is worth painting.
+
+    Attributes
+    ----------
+    box : tuple of (int, int)
+        (start, stop) for each axis of the source's data but C and S, within the region.
+    score : float
+        Mean uncertainty in it, 0 to 1; what is painted counts nothing.
+    """
+
+    box: tuple[tuple[int, int], ...]
+    score: float
+
+
+@dataclass(frozen=True)
+class TuneOutcome:
+    """What a fine-tuning brought.
+
+    Attributes
+    ----------
+    report : dict
+        ``TuneReport.to_json()``, as ``napari-unetpp finetune --json`` prints it.
+    split : dict
+        Which painted pixel is on which side; for `TuneRequest.split` of the next one.
+    path : str, optional
+        The model file; None if nothing was better than the base, and nothing was written.
+    """
+
+    report: dict[str, Any]
+    split: dict[str, Any]
+    path: str | None
+
+
 @dataclass(frozen=True)
 class Event:
     """Base of what the listeners of a job get."""
@@ -214,6 +331,46 @@ class Noted(Event):
 
     message: str
     code: str
+
+
+@dataclass(frozen=True)
+class TuneTeacher(Event):
+    """Who teaches what is not painted, and IoU on held-out strokes of those who were asked."""
+
+    name: str
+    scores: Mapping[str, float | None]
+
+
+@dataclass(frozen=True)
+class TuneStep(Event):
+    """A step of a fine-tuning is done; `seconds` since it began, waiting included."""
+
+    step: int
+    total: int
+    loss: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class TuneScored(Event):
+    """The held-out strokes were scored.
+
+    Attributes
+    ----------
+    step : int
+        Steps done; 0 is the base.
+    scores : mapping of int to float
+        IoU on held-out strokes by level; empty where too little is painted to hold any out.
+    best : bool
+        Whether it is the best so far.
+    path : str, optional
+        The model file, if it has just been written with this state.
+    """
+
+    step: int
+    scores: Mapping[int, float]
+    best: bool
+    path: str | None
 
 
 @dataclass(frozen=True, eq=False)
