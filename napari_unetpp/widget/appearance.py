@@ -16,9 +16,9 @@ from napari_unetpp.core.config import ModelCard
 from napari_unetpp.core.run.results import result_names
 
 _WORDS = {"labels": "labels", "instances": "objects"}
-_TRANSPARENT = (0.0, 0.0, 0.0, 0.0)
+TRANSPARENT = (0.0, 0.0, 0.0, 0.0)
 _BLACK = (0.0, 0.0, 0.0, 1.0)
-_GRAY = (0.6, 0.6, 0.6, 1.0)
+GRAY = (0.6, 0.6, 0.6, 1.0)
 
 
 def layer_names(image_name: str, card: ModelCard, kind: str, *, live: bool) -> list[str]:
@@ -42,7 +42,7 @@ def layer_looks(card: ModelCard, kind: str) -> list[dict[str, Any]]:
         colour = "#ffffff" if auxiliary else colours[k]
         looks.append(
             {
-                "colormap": Colormap([_BLACK, _rgba(colour)], name=f"to {colour}"),
+                "colormap": Colormap([_BLACK, rgba(colour)], name=f"to {colour}"),
                 "contrast_limits": (0.0, 1.0),
                 "blending": "additive",
                 "visible": not auxiliary,
@@ -53,8 +53,8 @@ def layer_looks(card: ModelCard, kind: str) -> list[dict[str, Any]]:
 
 def class_colormap(card: ModelCard) -> DirectLabelColormap:
     """Return the colours of the classes' label values; what is painted beyond them is gray."""
-    colours: dict[int | None, Any] = {0: _TRANSPARENT, None: _GRAY}
-    colours |= {k: _rgba(c.color) for k, c in enumerate(card.classes, start=1)}
+    colours: dict[int | None, Any] = {0: TRANSPARENT, None: GRAY}
+    colours |= {k: rgba(c.color) for k, c in enumerate(card.classes, start=1)}
     return DirectLabelColormap(color_dict=colours)
 
 
@@ -64,6 +64,7 @@ def class_features(card: ModelCard) -> dict[str, list[Any]]:
     return {"index": list(range(len(names))), "class": names}
 
 
-def _rgba(colour: str) -> tuple[float, float, float, float]:
+def rgba(colour: str) -> tuple[float, float, float, float]:
+    """Return a colour like ``#3fb27f`` as napari wants it, opaque."""
     red, green, blue = (int(colour[k : k + 2], 16) / 255 for k in (1, 3, 5))
     return (red, green, blue, 1.0)

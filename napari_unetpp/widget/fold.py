@@ -45,5 +45,11 @@ class Fold(QCollapsible):
         super().collapse(animate)
         self._show_arrow(False)
 
+    def set_title(self, title: str) -> None:
+        """Call it something else."""
+        self._title = title
+        self.toggleButton().setAccessibleName(title)
+        self._show_arrow(self.isExpanded())
+
     def _show_arrow(self, expanded: bool) -> None:
         self.setText(f"{'▾' if expanded else '▸'} {self._title}")
