@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_unetpp.engine.job import Dispatcher, Job
-from napari_unetpp.engine.manager import Manager, Patience, Work
+from napari_unetpp.engine.manager import Manager, Patience
 from napari_unetpp.engine.process import Launch, default_python
 from napari_unetpp.engine.protocol import (
     EngineError,
@@ -29,7 +29,8 @@ from napari_unetpp.engine.protocol import (
     TuneRequest,
     ViewRequest,
 )
-from napari_unetpp.engine.wire import Message, from_request, from_source
+from napari_unetpp.engine.wire import Message, Request, from_pairs, from_request, from_source
+from napari_unetpp.engine.work import Work
 
 __all__ = ["Engine"]
 
@@ -107,7 +108,7 @@ class Engine:
         Job
             Its event and its result is ModelReady.
         """
-        return self._submit("load", model, None, None)
+        return self._submit("load", lambda job: _work(job, model, None, None))
 
     def view(self, source: LayerSource, request: ViewRequest) -> Job:
         """Predict what is on screen, level after level.
@@ -127,7 +128,7 @@ class Engine:
             Events are LevelReady and Noted, the result is the tuple of levels that the
             client has then.
         """
-        return self._submit("view", request, source, None)
+        return self._submit("view", lambda job: _work(job, request, source, None))
 
     def run(self, source: LayerSource, request: RunRequest, sink: Any) -> Job:
         """Run over an image.
@@ -147,7 +148,7 @@ class Engine:
         Job
             Events are Progress, Written and Noted, the result is ``Prediction.to_json()``.
         """
-        return self._submit("run", request, source, sink)
+        return self._submit("run", lambda job: _work(job, request, source, sink))
 
     def objects(
         self,
@@ -176,7 +177,7 @@ class Engine:
         sink = np.zeros(probabilities.shape[1:], np.int32)
         source = LayerSource(probabilities, "", name="probabilities")
         more = {"threshold": threshold, "min_size": min_size}
-        return self._submit("objects", request, source, sink, more)
+        return self._submit("objects", lambda job: _work(job, request, source, sink, more))
 
     def tune(self, pairs: Sequence[PaintedSource], request: TuneRequest) -> Job:
         """Fine-tune a model on painted images, beside other jobs, which have the right of way.
@@ -197,7 +198,12 @@ class Engine:
         Job
             Events are TuneTeacher, TuneStep, TuneScored and Noted, the result is TuneOutcome.
         """
-        raise NotImplementedError
+
+        def work(job: Job) -> Work:
+            described, arrays = from_pairs(pairs)
+            return Work(job, {"request": from_request(request), "pairs": described}, arrays)
+
+        return self._submit("tune", work)
 
     def suggest(
         self,
@@ -225,11 +231,18 @@ class Engine:
             Events are Noted and Written, the result is a tuple of Suggestion, the most
             uncertain first, spaced apart.
         """
-        raise NotImplementedError
+
+        def work(job: Job) -> Work:
+            more = {"painted": None if painted is None else from_source(painted, 1)}
+            found = _work(job, request, source, sink, more)
+            found.sources = (source.data, *([] if painted is None else [painted.data]))
+            return found
+
+        return self._submit("suggest", work)
 
     def stats(self) -> Job:
         """Ask the worker how many ``nodes`` it computed and which levels it has ``kept``."""
-        return self._submit("stats", None, None, None)
+        return self._submit("stats", lambda job: Work(job, {}))
 
     def restart(self) -> None:
         """End the worker, whatever it does, and start another one."""
@@ -240,28 +253,31 @@ class Engine:
         _ENGINES.discard(self)
         self._manager.close()
 
-    def _submit(
-        self,
-        kind: str,
-        request: ModelRequest | RunRequest | ViewRequest | None,
-        source: LayerSource | None,
-        sink: Any,
-        more: Message | None = None,
-    ) -> Job:
+    def _submit(self, kind: str, make: Callable[[Job], Work]) -> Job:
         job = Job(next(self._numbers), kind, self._dispatcher, self._manager.cancel)
         try:
-            message: Message = dict(more or {})
-            if request is not None:
-                message["request"] = from_request(request)
-            if source is not None:
-                message["source"] = from_source(source)
-            shape = getattr(sink, "shape", None)
-            message["sink"] = None if shape is None else [int(n) for n in shape]
+            work = make(job)
         except EngineError as error:
             job.finish("failed", error=error)
             return job
-        self._manager.submit(Work(job, message, None if source is None else source.data, sink))
+        self._manager.submit(work)
         return job
+
+
+def _work(
+    job: Job,
+    request: Request,
+    source: LayerSource | None,
+    sink: Any,
+    more: Message | None = None,
+) -> Work:
+    """Return a job with at most one source, as the worker wants it."""
+    message: Message = {**(more or {}), "request": from_request(request)}
+    if source is not None:
+        message["source"] = from_source(source)
+    shape = getattr(sink, "shape", None)
+    message["sink"] = None if shape is None else [int(n) for n in shape]
+    return Work(job, message, () if source is None else (source.data,), sink)
 
 
 _ENGINES: weakref.WeakSet[Engine] = weakref.WeakSet()

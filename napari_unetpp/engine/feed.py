@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,16 +31,17 @@ class Feed:
     ----------
     job : Job
         Gets LevelReady and Written.
-    source : array-like, optional
-        What is read.
+    sources : sequence of array-like
+        What is read; a request names one by its place.
     sink : array-like, optional
         What regions are assigned to.
     answer : callable
         Called with the number of a request and an error, or None if it was served.
     """
 
-    def __init__(self, job: Job, source: Any, sink: Any, answer: Answer) -> None:
-        self._job, self._source, self._sink, self._answer = job, source, sink, answer
+    def __init__(self, job: Job, sources: Sequence[Any], sink: Any, answer: Answer) -> None:
+        self._job, self._sink, self._answer = job, sink, answer
+        self._sources = tuple(sources)
         self._requests: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._open = True
@@ -80,7 +81,7 @@ class Feed:
                 error = from_error(reported.error)
             if self._open:
                 self._answer(request["number"], error)
-        self._source = self._sink = None  # may be large, and the job's owner may keep the job
+        self._sources, self._sink = (), None  # may be large, and the owner may keep the job
         self._levels.clear()
 
     def _serve(self, request: Message) -> None:
@@ -98,7 +99,7 @@ class Feed:
     def _read(self, block: Block, request: Message) -> None:
         index = to_index(request["index"])
         try:
-            pixels = np.asarray(self._source[index])
+            pixels = np.asarray(self._sources[request["source"]][index])
             if pixels.shape != block.shape:
                 raise ValueError(f"expected shape {block.shape}, got {pixels.shape}")
             block.put(pixels)

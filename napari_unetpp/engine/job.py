@@ -69,7 +69,7 @@ class Job:
     id : int
         Counts up.
     kind : str
-        "load", "view", "run" or "objects".
+        "load", "view", "run", "objects", "suggest", "tune" or "stats".
     state : {"queued", "running", "done", "cancelled", "failed"}
         The last three are final.
     result : object
@@ -124,7 +124,8 @@ class Job:
         """Ask the worker to stop at the next node or tile; returns at once.
 
         A worker that does not answer in time is ended and started again. The job ends
-        "cancelled" either way, unless it is over already.
+        "cancelled" either way, unless it is over already; but a fine-tuning ends "done" with
+        the best so far, as soon as it has something.
         """
         if self._final is None:
             self._cancel(self, False)

@@ -1,9 +1,9 @@
 """Which job is next, and what becomes of it and of the worker.
 
 One thread owns all state and handles one thing after the other: a new job, a message of the
-worker, a wish to cancel, a look at the clock. One compute job is with the worker at a time;
-the others wait here, where dropping them costs nothing. Knows jobs and the worker process;
-no pixels, no torch.
+worker, a wish to cancel, a look at the clock. One compute job is with the worker at a time,
+and beside it one fine-tuning, which leaves it the right of way; the others wait here. Knows
+jobs and the worker process; no pixels, no torch.
 """
 
 from __future__ import annotations
@@ -13,26 +13,16 @@ import logging
 import queue
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
-
-from appose.service import Task
 
 from napari_unetpp.engine.feed import Feed
 from napari_unetpp.engine.job import Dispatcher, Job
+from napari_unetpp.engine.lane import Lane
 from napari_unetpp.engine.process import Launch, WorkerProcess, cause_of_death
-from napari_unetpp.engine.protocol import (
-    Code,
-    EngineError,
-    EngineState,
-    JobState,
-    ModelReady,
-    Noted,
-    Progress,
-)
+from napari_unetpp.engine.protocol import Code, EngineError, EngineState
 from napari_unetpp.engine.wire import Message, to_error
+from napari_unetpp.engine.work import Work
 
 _LOG = logging.getLogger("napari_unetpp")
 _START_SECONDS = 180.0
@@ -42,43 +32,15 @@ _BUSY_SHARE = 0.05
 
 @dataclass(frozen=True)
 class Patience:
-    """How long a cancelled job, and a silent worker, are waited for; in seconds."""
+    """How long a cancelled job, and a silent worker, are waited for; in seconds.
+
+    A fine-tuning that is cancelled finishes its step, and measures what it has; and for its
+    sake a job beside it that does not stop is waited for as long.
+    """
 
     cancel: float
     hang: float
-
-
-@dataclass(eq=False)
-class Work:
-    """A job and what it needs.
-
-    Attributes
-    ----------
-    job : Job
-        What the client's user holds.
-    message : dict
-        What the worker gets.
-    source, sink : array-like, optional
-        What is read and written on this side.
-    task, feed
-        Once it is with the worker.
-    deadline : float, optional
-        When the worker is ended because the cancelled job does not stop.
-    """
-
-    job: Job
-    message: Message
-    source: Any
-    sink: Any
-    task: Task | None = None
-    feed: Feed | None = None
-    deadline: float | None = None
-
-    def finish(self, state: JobState, result: Any = None, error: EngineError | None = None) -> None:
-        """End the job; nothing is read or written for it any more."""
-        if self.feed is not None:
-            self.feed.close()
-        self.job.finish(state, result, error)
+    tune: float = 60.0
 
 
 class Manager:
@@ -101,8 +63,8 @@ class Manager:
         self._listeners: list[Callable[[EngineState], None]] = []
         self._worker: WorkerProcess | None = None
         self._leaving: list[WorkerProcess] = []  # replaced, and not yet known to be gone
-        self._waiting: deque[Work] = deque()
-        self._active: Work | None = None
+        self._front, self._tuning = Lane(), Lane()
+        self._lanes = (self._front, self._tuning)
         self._looked = time.monotonic()
         self._closed = threading.Event()
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
@@ -175,46 +137,47 @@ class Manager:
         if self._worker is None:
             return None
         rest = min(1.0, self._patience.hang / 4)
-        if self._active is not None and self._active.deadline is not None:
-            rest = min(rest, self._active.deadline - time.monotonic())
+        for lane in self._lanes:
+            if lane.active is not None and lane.active.deadline is not None:
+                rest = min(rest, lane.active.deadline - time.monotonic())
         return max(0.001, rest)
 
     def _take(self, work: Work) -> None:
         if work.job.finished:
             return
         if work.job.kind == "view":
-            for old in [w for w in (*self._waiting, self._active) if w is not None]:
+            for old in self._front:
                 if old.job.kind == "view":
                     self._cancel(old.job, patient=True)
-        self._waiting.append(work)
+        (self._tuning if work.tunes else self._front).waiting.append(work)
 
     def _cancel(self, job: Job, patient: bool) -> None:
-        for work in self._waiting:
-            if work.job is job:
-                self._waiting.remove(work)
-                work.finish("cancelled")
-                return
-        active = self._active
-        if active is None or active.job is not job or active.deadline is not None:
+        if any(lane.drop(job) for lane in self._lanes):
+            return
+        active = next((w for lane in self._lanes for w in lane if w.job is job), None)
+        if active is None or active.deadline is not None:
             return
         if self._worker is not None and active.task is not None and not job.finished:
             self._worker.cancel(active.task)
         if patient:
             active.finish("cancelled")  # told at once; the worker follows when it can
         elif not job.finished:
-            active.deadline = time.monotonic() + self._patience.cancel
+            patience = self._patience.cancel
+            if active.tunes:
+                patience = max(patience, self._patience.tune)
+            active.deadline = time.monotonic() + patience
 
     def _advance(self) -> None:
-        if self._waiting and self._active is None:
-            self._ensure_worker()
-            worker = self._worker
-            if worker is not None and worker.ready:
-                self._send(worker, self._waiting.popleft())
+        for lane in self._lanes:
+            if lane.waiting and lane.active is None:
+                self._ensure_worker()
+                worker = self._worker
+                if worker is not None and worker.ready and (work := lane.next()) is not None:
+                    self._send(worker, work)
         self._tell()
 
     def _send(self, worker: WorkerProcess, work: Work) -> None:
-        self._active = work
-        work.feed = feed = Feed(work.job, work.source, work.sink, worker.answer)
+        work.feed = feed = Feed(work.job, work.sources, work.sink, worker.answer)
         if work.job.kind != "stats":
             self.jobs_started += 1
         work.job.begin()
@@ -227,18 +190,19 @@ class Manager:
         kind = info["event"]
         if kind in ("read", "write", "level"):
             feed.put(info)
-        elif kind == "progress":
-            work.job.emit(Progress(info["done"], info["total"], info["level"]))
-        elif kind == "note":
-            work.job.emit(Noted(info["message"], info["code"]))
-        else:
+        elif kind == "outcome":
             self._inbox.put(lambda: self._outcome(work, info))
+        else:
+            work.emit(info)
 
     def _outcome(self, work: Work, info: Message) -> None:
-        if self._active is not work:
+        lane = next((lane for lane in self._lanes if lane.active is work), None)
+        if lane is None:
             return
-        self._active = None
-        if info["state"] == "cancelled" or work.deadline is not None:
+        lane.active = None
+        # A fine-tuning that is cancelled ends with what it has.
+        stopped = work.deadline is not None and not work.tunes
+        if info["state"] == "cancelled" or stopped:
             work.finish("cancelled")
         elif info["state"] == "failed":
             error = to_error(info["error"])
@@ -246,7 +210,7 @@ class Manager:
                 _LOG.error("%s\n%s", error.message, error.details)
             work.finish("failed", error=error)
         else:
-            work.finish("done", _result(work, info["result"]))
+            work.finish("done", work.result(info["result"]))
 
     # The worker's life
 
@@ -317,17 +281,10 @@ class Manager:
         """Tell that the worker is gone: what it did fails, and all if none can be started."""
         _LOG.error("%s%s", message, f"\n{details}" if details else "")
         error = EngineError(message, code, details)
-        lost, self._active = self._active, None
-        if lost is not None:
-            if lost.deadline is not None:
-                lost.finish("cancelled")
-            else:
-                lost.finish("failed", error=error)
+        hopeless = code in ("start", "bug")
+        lost = [lane.lose(error, all_of_them=hopeless) for lane in self._lanes]
         self._tell(EngineState("failed", message))
-        if code in ("start", "bug"):
-            while self._waiting:
-                self._waiting.popleft().finish("failed", error=error)
-        elif lost is not None:
+        if any(lost) and not hopeless:
             self._ensure_worker()
 
     def _look(self) -> None:
@@ -336,10 +293,10 @@ class Manager:
         slept, self._looked = now - self._looked, now
         if worker is None:
             return
-        active = self._active
-        if active is not None and active.deadline is not None and now >= active.deadline:
-            self._replace(worker)
-            return
+        for lane in self._lanes:
+            if lane.active is not None and lane.active.late:
+                self._give_up(worker, lane, lane.active)
+                return
         if slept > max(2.0, self._patience.hang):  # it was we who slept: the lid was closed
             worker.heard = now
             return
@@ -348,20 +305,37 @@ class Manager:
         if now - worker.heard > patience and not worker.computes(_BUSY_SHARE):
             worker.kill("hung")
 
-    def _replace(self, worker: WorkerProcess) -> None:
-        """End a worker and start the next one at once; what it did is cancelled."""
-        lost, self._active, self._worker = self._active, None, None
+    def _give_up(self, worker: WorkerProcess, lane: Lane, late: Work) -> None:
+        """End the worker for a cancelled job that does not stop, unless a fine-tuning needs it."""
+        if lane is self._front and self._tuning.active is not None and not late.told:
+            late.told = True
+            late.finish("cancelled")
+            late.deadline = time.monotonic() + self._patience.tune
+            return
+        lane.lose(None)
+        self._replace(
+            worker,
+            EngineError(
+                "the worker was ended, because a job beside this one was cancelled and did not "
+                "stop; it is started again by itself, so try once more.",
+                "killed",
+            ),
+        )
+
+    def _replace(self, worker: WorkerProcess, why: EngineError | None) -> None:
+        """End a worker and start the next one at once; what it did is cancelled, or failed."""
+        self._worker = None
         worker.kill("replaced")
         self._leaving.append(worker)
-        if lost is not None:
-            lost.finish("cancelled")
+        for lane in self._lanes:
+            lane.lose(why)
         self._ensure_worker()
 
     def _restart(self) -> None:
         if self._worker is None:
             self._ensure_worker()
         else:
-            self._replace(self._worker)
+            self._replace(self._worker, None)
 
     def _tell(self, state: EngineState | None = None) -> None:
         if state is None:
@@ -376,30 +350,20 @@ class Manager:
             return self.state if self.state.kind == "failed" else EngineState("stopped")
         if not self._worker.ready:
             return EngineState("starting")
-        return EngineState("ready" if self._active is None else "busy")
+        idle = all(lane.active is None for lane in self._lanes)
+        return EngineState("ready" if idle else "busy")
 
     def _end(self) -> None:
         while not self._inbox.empty():  # a job that came just before the end must end too
             with contextlib.suppress(Exception):
                 self._inbox.get_nowait()()
-        for work in (*self._waiting, self._active):
-            if work is not None:
+        for lane in self._lanes:
+            for work in lane:
                 work.finish("cancelled")
-        worker, self._worker, self._active = self._worker, None, None
-        self._waiting.clear()
+            lane.waiting.clear()
+            lane.active = None
+        worker, self._worker = self._worker, None
         for one in (*self._leaving, *([] if worker is None else [worker])):
             one.close(_CLOSE_SECONDS)
         self._tell(EngineState("stopped"))
         self._dispatcher.stop(0.2)
-
-
-def _result(work: Work, result: Message) -> Any:
-    """Return a job's result as its owner gets it."""
-    kind = work.job.kind
-    if kind == "load":
-        ready = ModelReady(**{**result, "levels_trained": tuple(result["levels_trained"])})
-        work.job.emit(ready)
-        return ready
-    if kind == "view":
-        return tuple(result["levels"])
-    return work.sink if kind == "objects" else result

@@ -16,18 +16,30 @@ from napari_unetpp.core.axes import Index
 from napari_unetpp.core.errors import UNetPPError
 from napari_unetpp.core.model.cards import resolve
 from napari_unetpp.engine.protocol import (
+    SCRATCH,
     EngineError,
     LayerSource,
     ModelRequest,
+    PaintedSource,
     RunRequest,
+    SuggestRequest,
+    TuneRequest,
     ViewRequest,
 )
 
 Message = dict[str, Any]
+Request = ModelRequest | RunRequest | ViewRequest | SuggestRequest | TuneRequest
 
 
-def from_source(source: LayerSource) -> Message:
+def from_source(source: LayerSource, number: int = 0) -> Message:
     """Return what the worker must know of a source: all but its pixels.
+
+    Parameters
+    ----------
+    source : LayerSource
+        The source.
+    number : int
+        Its place among those of its job, by which the worker asks for pixels.
 
     Raises
     ------
@@ -46,6 +58,7 @@ def from_source(source: LayerSource) -> Message:
         ) from error
     affine = None if source.affine is None else np.asarray(source.affine, np.float64).tolist()
     return {
+        "number": number,
         "shape": shape,
         "dtype": dtype,
         "axes": source.axes,
@@ -57,7 +70,35 @@ def from_source(source: LayerSource) -> Message:
     }
 
 
-def from_request(request: ModelRequest | RunRequest | ViewRequest) -> Message:
+def from_pairs(pairs: Sequence[PaintedSource]) -> tuple[list[Message], list[Any]]:
+    """Return images and painted labels as JSON values, and the arrays to serve, by number.
+
+    Raises
+    ------
+    EngineError
+        If the data of one is no array.
+    """
+    arrays: list[Any] = []
+
+    def described(one: LayerSource | str) -> Message:
+        if not isinstance(one, LayerSource):
+            return {"path": os.path.abspath(one)}
+        arrays.append(one.data)
+        return from_source(one, len(arrays) - 1)
+
+    messages = [
+        {
+            "name": pair.name,
+            "channel": plain(pair.channel),
+            "image": described(pair.image),
+            "painted": described(pair.painted),
+        }
+        for pair in pairs
+    ]
+    return messages, arrays
+
+
+def from_request(request: Request) -> Message:
     """Return a request as JSON values; the model becomes the absolute path of its file.
 
     Raises
@@ -65,8 +106,12 @@ def from_request(request: ModelRequest | RunRequest | ViewRequest) -> Message:
     EngineError
         If no model has this name.
     """
-    message: Message = _plain(dataclasses.asdict(request))
+    message: Message = plain(dataclasses.asdict(request))
     model = message if isinstance(request, ModelRequest) else message["model"]
+    if isinstance(request, TuneRequest):
+        message["out"] = os.path.abspath(message["out"])
+        if model["model"] == SCRATCH:
+            return message
     try:
         model["model"] = os.path.abspath(resolve(model["model"]))
     except (UNetPPError, TypeError) as error:
@@ -74,12 +119,12 @@ def from_request(request: ModelRequest | RunRequest | ViewRequest) -> Message:
     return message
 
 
-def _plain(value: Any) -> Any:
-    """Replace numpy's numbers, which JSON does not know."""
+def plain(value: Any) -> Any:
+    """Replace numpy's numbers and tuples, which JSON does not know."""
     if isinstance(value, Mapping):
-        return {k: _plain(v) for k, v in value.items()}
+        return {k: plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
+        return [plain(v) for v in value]
     return value.item() if isinstance(value, np.generic) else value
 
 
@@ -104,6 +149,24 @@ def to_view(message: Mapping[str, Any]) -> ViewRequest:
             "region": _region(message["region"]) or (),
             "skip": tuple(message["skip"]),
         }
+    )
+
+
+def to_suggest(message: Mapping[str, Any]) -> SuggestRequest:
+    """Return the request for places to paint."""
+    return SuggestRequest(
+        **{
+            **message,
+            "model": to_model(message["model"]),
+            "region": _region(message["region"]) or (),
+        }
+    )
+
+
+def to_tune(message: Mapping[str, Any]) -> TuneRequest:
+    """Return the request for a fine-tuning."""
+    return TuneRequest(
+        **{**message, "model": to_model(message["model"]), "classes": tuple(message["classes"])}
     )
 
 

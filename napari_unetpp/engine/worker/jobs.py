@@ -1,4 +1,4 @@
-"""The jobs that the client may ask for, one after the other.
+"""The jobs that the client may ask for: one after the other, and a fine-tuning beside them.
 
 Knows the core and the link to the client.
 """
@@ -6,15 +6,10 @@ Knows the core and the link to the client.
 from __future__ import annotations
 
 import functools
-import queue
-import threading
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, cast
 
-import numpy as np
-
-from napari_unetpp.core.data.image import Image
 from napari_unetpp.core.errors import (
     DeviceError,
     FileError,
@@ -30,24 +25,25 @@ from napari_unetpp.core.run.memory import is_out_of_memory
 from napari_unetpp.core.run.runtime import Level, Runner
 from napari_unetpp.core.run.source import Source
 from napari_unetpp.engine.protocol import Code, EngineError
-from napari_unetpp.engine.wire import Message, from_error, to_model, to_run, to_view
+from napari_unetpp.engine.wire import (
+    Message,
+    from_error,
+    to_model,
+    to_run,
+    to_suggest,
+    to_tune,
+    to_view,
+)
+from napari_unetpp.engine.worker.images import image_of
 from napari_unetpp.engine.worker.link import Cancelled, Link, RemoteArray, RemoteSink
+from napari_unetpp.engine.worker.suggest import suggest
+from napari_unetpp.engine.worker.tuning import tune
 from napari_unetpp.engine.worker.views import show
 from napari_unetpp.engine.worker.warm import Warm
+from napari_unetpp.engine.worker.way import Lane, RightOfWay
 
-# One thread for all: jobs go one after the other, and the pool of threads that a library
-# of the CPU makes for each thread that calls it is made once.
-# (An executor would do, but it keeps an interpreter from ending that is told to.)
-_QUEUE: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+_FRONT, _TUNING, _WAY = Lane("unetpp-compute"), Lane("unetpp-tune"), RightOfWay()
 _WARM = Warm()
-
-
-def _compute() -> None:
-    while True:
-        _QUEUE.get()()
-
-
-threading.Thread(target=_compute, name="unetpp-compute", daemon=True).start()
 
 _CODES: tuple[tuple[type[UNetPPError], Code], ...] = (
     (InputError, "input"),
@@ -76,16 +72,15 @@ def work(task: Any, kind: str, message: Message) -> Message:
         ``state`` ("done", "cancelled", "failed") and ``result`` or ``error``.
     """
     outcome: Message = {}
-    done = threading.Event()
 
     def call() -> None:
-        try:
-            outcome.update(_work(task, kind, message))
-        finally:
-            done.set()
+        outcome.update(_work(task, kind, message))
 
-    _QUEUE.put(call)
-    done.wait()
+    if kind == "tune":
+        _TUNING.do(call)
+        return outcome
+    with _WAY.taken():
+        _FRONT.do(call)
     return outcome
 
 
@@ -130,19 +125,6 @@ def in_words(error: BaseException) -> EngineError:
     )
 
 
-def _image(link: Link, source: Mapping[str, Any]) -> Image:
-    """Return the client's source as an image of the core."""
-    spacing, affine = source["spacing"], source["affine"]
-    return Image(
-        RemoteArray(link, tuple(source["shape"]), source["dtype"]),
-        source["axes"],
-        None if spacing is None else tuple(spacing),
-        source["unit"],
-        None if affine is None else np.asarray(affine, np.float64),
-        source["name"],
-    )
-
-
 def _ready(runner: Runner) -> Message:
     return {
         "device": runner.device.kind,
@@ -160,7 +142,7 @@ def _load(link: Link, message: Message) -> Message:
 def _run(link: Link, message: Message) -> Message:
     request = to_run(message["request"])
     runner, model = _WARM.runner(request.model, link.check)
-    image = _image(link, message["source"])
+    image = image_of(link, message["source"])
     if _WARM.view is not None:
         _WARM.view.let_go_of_nodes()  # they may be gigabytes, and the run plans with what is free
     shape = message["sink"]
@@ -215,7 +197,7 @@ class _Shapeless(RemoteSink):
 def _view(link: Link, message: Message) -> Message:
     request = to_view(message["request"])
     runner, model = _WARM.runner(request.model, link.check)
-    image = _image(link, message["source"])
+    image = image_of(link, message["source"])
     levels = show(_WARM, link, runner, model, image, message["source"]["key"], request)
     return {"levels": levels}
 
@@ -238,6 +220,29 @@ def _objects(link: Link, message: Message) -> Message:
     return {}
 
 
+def _suggest(link: Link, message: Message) -> Message:
+    request = to_suggest(message["request"])
+    runner, model = _WARM.runner(request.model, link.check)
+    source, painted, shape = message["source"], message["painted"], message["sink"]
+    found = suggest(
+        _WARM,
+        link,
+        runner,
+        model,
+        image_of(link, source),
+        source["key"],
+        request,
+        None if painted is None else image_of(link, painted),
+        None if shape is None else RemoteSink(link, tuple(shape)),
+    )
+    return {"places": [{"box": one.box, "score": one.score} for one in found]}
+
+
+def _tune(link: Link, message: Message) -> Message:
+    _WARM.use_threads(to_tune(message["request"]).model)
+    return tune(link, message, _WAY, _WARM.drawing)
+
+
 def _stats(link: Link, message: Message) -> Message:
     view = _WARM.view
     return {"nodes": _WARM.nodes, "kept": [] if view is None else sorted(view.levels_done)}
@@ -248,5 +253,7 @@ _JOBS: dict[str, Callable[[Link, Message], Message]] = {
     "run": _run,
     "view": _view,
     "objects": _objects,
+    "suggest": _suggest,
+    "tune": _tune,
     "stats": _stats,
 }

@@ -71,6 +71,15 @@ class Link:
         if self._task.cancel_requested:
             raise Cancelled
 
+    @property
+    def unwanted(self) -> bool:
+        """Whether the client wants this job no longer."""
+        return bool(self._task.cancel_requested)
+
+    def tell(self, event: str, **values: Any) -> None:
+        """Tell the client's listeners something."""
+        self._task.update(info={"event": event, **values})
+
     def note(self, note: Note) -> None:
         """Tell the user something."""
         self._task.update(info={"event": "note", "message": note.message, "code": note.code})
@@ -83,12 +92,13 @@ class Link:
         self._told = now
         self._task.update(info={"event": "progress", "done": done, "total": total, "level": level})
 
-    def read(self, index: Index, dtype: np.dtype[Any]) -> NDArray[Any]:
-        """Return the client's pixels at an index with spelled-out slices."""
+    def read(self, source: int, index: Index, dtype: np.dtype[Any]) -> NDArray[Any]:
+        """Return pixels of one of the client's sources at an index with spelled-out slices."""
         out: NDArray[Any] = np.empty(lengths_of(index), dtype)
         for part, place in pieces(index, dtype.itemsize):
             self.check()
-            reply = self._request("read", part, self._block(lengths_of(part), dtype))
+            block = self._block(lengths_of(part), dtype)
+            reply = self._request("read", part, block, source=source)
             try:
                 self._wait(reply)
                 reply.block.get_into(out[place])
@@ -195,14 +205,18 @@ class RemoteArray(LazyArray):
         Asks for them.
     shape, dtype
         As the client says.
+    number : int
+        Which of the job's sources it is.
     """
 
-    def __init__(self, link: Link, shape: tuple[int, ...], dtype: DTypeLike) -> None:
+    def __init__(
+        self, link: Link, shape: tuple[int, ...], dtype: DTypeLike, number: int = 0
+    ) -> None:
         super().__init__(shape, dtype)
-        self._link = link
+        self._link, self._number = link, number
 
     def _read(self, index: Index) -> NDArray[Any]:
-        return self._link.read(_spelled(index, self.shape), self.dtype)
+        return self._link.read(self._number, _spelled(index, self.shape), self.dtype)
 
 
 class RemoteSink:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import cast
 
 import numpy as np
@@ -181,8 +181,8 @@ def show(
     if not every and set(levels) <= set(request.skip):
         return list(levels)
     source = Source(image, runner.card, request.channel)
-    letters, part, region = _place(source, image, request)
-    view = _view(warm, link, runner, model, source, key, request.channel, part, region)
+    letters, part, region = place_of(source, image, request.region)
+    view = view_of(warm, link, runner, model, source, key, request.channel, part, region)
     total: NDArray[np.float32] | None = None
     for level in levels:
         if level in request.skip and not every and level != levels[-1]:
@@ -209,16 +209,24 @@ def _send(
     link.give("level", everything, values, level=level, seconds=took, shape=list(values.shape))
 
 
-def _place(source: Source, image: Image, request: ViewRequest) -> tuple[str, Part, Region]:
-    """Return the axes of the request, its plane or volume, and the region in it."""
+def place_of(
+    source: Source, image: Image, wanted: Sequence[tuple[int, int]]
+) -> tuple[str, Part, Region]:
+    """Return the axes of a request's region, its plane or volume, and the region in that.
+
+    Raises
+    ------
+    InputError
+        If it does not fit the image, or the model needs one position where it has many.
+    """
     letters = "".join(a for a in image.axes if a not in "CS")
     sizes = image.sizes
-    if len(request.region) != len(letters):
+    if len(wanted) != len(letters):
         raise InputError(
-            f"a view needs (start, stop) for each axis of {letters}, got {len(request.region)}; "
+            f"a view needs (start, stop) for each axis of {letters}, got {len(wanted)}; "
             "give one for each axis but channels."
         )
-    spans = dict(zip(letters, request.region, strict=True))
+    spans = dict(zip(letters, wanted, strict=True))
     for letter, (start, stop) in spans.items():
         long = letter not in source.card.axes and stop - start != 1
         if long or not 0 <= start < stop <= sizes[letter]:
@@ -232,7 +240,7 @@ def _place(source: Source, image: Image, request: ViewRequest) -> tuple[str, Par
     return letters, part, tuple(slice(*spans[a]) for a in source.card.axes)
 
 
-def _view(
+def view_of(
     warm: Warm,
     link: Link,
     runner: Runner,

@@ -5,6 +5,7 @@ Knows the core; no message and no process.
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -39,11 +40,14 @@ class Warm:
         The last view; its nodes are what going deeper starts from.
     nodes : int
         Nodes of networks that were computed so far.
+    drawing : Lock
+        Held while a network is made: its weights are drawn first, from one generator for all.
     """
 
     def __init__(self) -> None:
         self.view: View | None = None
         self.nodes = 0
+        self.drawing = threading.Lock()
         self._runners: OrderedDict[Key, Runner] = OrderedDict()
         self._fits: OrderedDict[Key, tuple[list[Normaliser], list[Note]]] = OrderedDict()
         self._threads = torch.get_num_threads()
@@ -65,22 +69,22 @@ class Warm:
         tuple
             Names it in keys of what is kept.
         """
-        threads = request.threads or self._threads
-        if threads != torch.get_num_threads():
-            torch.set_num_threads(threads)
+        self.use_threads(request)
         key = _key(request)
         runner = self._runners.get(key)
         if runner is None:
             device = choose_device(request.device, request.precision)
             try:
-                model = load_model(request.model)
+                with self.drawing:
+                    model = load_model(request.model)
             except (UNetPPError, OSError) as error:
                 raise EngineError(str(error), "model") from error
+            # A file that is written anew while it is fine-tuned must not push others out.
+            for old in [k for k in self._runners if k[0] == key[0] and k[1:3] != key[1:3]]:
+                self._forget(old)
             runner = self._runners[key] = Runner(model, device)
             while len(self._runners) > MODELS:
-                old, _ = self._runners.popitem(last=False)
-                if self.view is not None and self.view.key[0] == old:
-                    self.view = None
+                self._forget(next(iter(self._runners)))
         self._runners.move_to_end(key)
 
         def before_node() -> None:
@@ -89,6 +93,17 @@ class Warm:
 
         runner.interrupt = before_node
         return runner, key
+
+    def use_threads(self, request: ModelRequest) -> None:
+        """Set how many threads of the CPU the calling thread computes with."""
+        threads = request.threads or self._threads
+        if threads != torch.get_num_threads():
+            torch.set_num_threads(threads)
+
+    def _forget(self, key: Key) -> None:
+        del self._runners[key]
+        if self.view is not None and self.view.key[0] == key:
+            self.view = None
 
     def fitted(
         self, source: Source, image: Image, key: str, channel: int | None, model: Key
@@ -104,7 +119,10 @@ class Warm:
         bool
             Whether they were fitted just now, and not told before.
         """
-        place = (key, image.axes, image.shape, channel, model[0])
+        # What it is fitted by, and not which file: a model that is fine-tuned keeps the rule.
+        card = source.card
+        rule = (card.axes, card.network.in_channels, card.normalisation)
+        place = (key, image.axes, image.shape, channel, rule)
         known = self._fits.get(place) if key else None
         if known is not None:
             return *known, False
