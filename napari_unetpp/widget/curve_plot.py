@@ -151,7 +151,12 @@ class CurvePlot(QWidget):
         return points[-1].y(), "loss", colour, 0.72
 
     def _draw_score(
-        self, painter: QPainter, area: QRectF, end: float, level: int, row: list[tuple[float, float]]
+        self,
+        painter: QPainter,
+        area: QRectF,
+        end: float,
+        level: int,
+        row: list[tuple[float, float]],
     ) -> tuple[float, str, QColor, float]:
         colour = QColor(self.colours.get(level, self.colours[4]))
         points = [

@@ -16,6 +16,7 @@ from napari_unetpp.core.errors import UNetPPError
 from napari_unetpp.core.model.cards import SUFFIX
 from napari_unetpp.engine.client import Engine
 from napari_unetpp.engine.protocol import EngineState, Finished, ModelReady
+from napari_unetpp.widget.column import Column
 from napari_unetpp.widget.command import segment_command
 from napari_unetpp.widget.figures import Figures
 from napari_unetpp.widget.live import Live
@@ -28,6 +29,7 @@ from napari_unetpp.widget.run import Run
 from napari_unetpp.widget.screen import camera_of
 from napari_unetpp.widget.selection import Selection
 from napari_unetpp.widget.settings import Preferences, read_preferences, watch_preferences
+from napari_unetpp.widget.teach_section import TeachSection
 
 if TYPE_CHECKING:
     import napari.viewer
@@ -54,7 +56,7 @@ class UNetPPWidget(QWidget):
 
     Attributes
     ----------
-    panel, selection, live, runner, outputs, figures, engine
+    panel, teach, selection, live, runner, outputs, figures, engine
         Its parts.
     """
 
@@ -71,9 +73,6 @@ class UNetPPWidget(QWidget):
         self.viewer = viewer
         preferences = read_preferences()
         self.panel = panel = Panel(self)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.addWidget(panel)
         self.relay = Relay(self)
         self._own_engine = engine is None
         self.engine = engine = engine or Engine()
@@ -99,6 +98,12 @@ class UNetPPWidget(QWidget):
             self.figures,
             self.relay,
         )
+        self.teach = TeachSection(
+            viewer, panel, self.selection, self.engine, self.relay, self.live.most_pixels
+        )
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.addWidget(Column(panel, self.teach))
         self.runner.before.append(self.live.pause)
         self.runner.after.append(self.live.resume)
         self.runner.after.append(self._review)
@@ -115,6 +120,7 @@ class UNetPPWidget(QWidget):
         self._connect()
         self._unwatch = watch_preferences(self._preferred)
         self.selection.start()
+        self.teach.start()
         app = QApplication.instance()
         if app is not None:
             app.aboutToQuit.connect(self.shut)
@@ -241,6 +247,9 @@ class UNetPPWidget(QWidget):
             )
             self.panel.set_min_size(0 if card.instances is None else card.instances.min_size)
             self._load()
+        elif what == "state" and card is not None:
+            self.figures.choose(card, selection.model)
+            self._load()
         self._review()
 
     def _load(self) -> None:
@@ -323,6 +332,7 @@ class UNetPPWidget(QWidget):
         ):  # fmt: skip
             with contextlib.suppress(ValueError):
                 emitter.disconnect(self._later)
+        self.teach.close_parts()
         self.live.close()
         self.runner.close()
         self.selection.close()

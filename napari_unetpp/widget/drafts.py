@@ -15,7 +15,7 @@ from pathlib import Path
 from napari_unetpp.core.data.io.atomic import replacing
 from napari_unetpp.core.errors import FileError, InputError
 from napari_unetpp.core.model.cards import SUFFIX, read_card
-from napari_unetpp.widget.settings import config_folder
+from napari_unetpp.core.teach.places import data_folder
 
 MOST = 40
 """Drafts that are kept; with more, the oldest go."""
@@ -25,7 +25,7 @@ ENDING = "-tuned"
 
 def drafts_folder() -> Path:
     """Return the folder of the drafts; it need not exist."""
-    return config_folder() / "fine-tuned"
+    return data_folder() / "fine-tuned"
 
 
 def is_draft(value: str) -> bool:
@@ -53,7 +53,7 @@ def new_draft(base: str) -> Path:
     except OSError as error:
         raise FileError(
             f"the folder {folder} for fine-tuned models cannot be made ({error}); make it, or "
-            "set NAPARI_UNETPP_CONFIG to another one."
+            "set NAPARI_UNETPP_DATA to another one."
         ) from error
     name = re.sub(r"[^\w-]+", "-", tuned_name(base)).strip("-") or "model"
     stamp = time.strftime("%Y-%m-%d-%H%M%S")

@@ -109,6 +109,7 @@ class Figures:
                 seconds,
                 level in here,
                 told.unit if told else "megapixel",
+                told.strokes if told else False,
             )
         self.panel.set_levels(self.card.levels_trained, shown)
 

@@ -31,6 +31,8 @@ class LevelFigures:
         The time was measured on this machine; otherwise it is the card's.
     unit : {"megapixel", "megavoxel"}
         What the time is for.
+    strokes : bool
+        The score is of strokes that were held out, and not of whole images.
     """
 
     score: float | None = None
@@ -38,6 +40,7 @@ class LevelFigures:
     seconds: float | None = None
     measured: bool = False
     unit: Unit = "megapixel"
+    strokes: bool = False
 
 
 @dataclass(frozen=True)
@@ -74,9 +77,10 @@ def _score_cell(name: str, figures: LevelFigures | None, trained: bool) -> Cell:
         return Cell("", f"{name} was not trained in this model.", True)
     if figures is None or figures.score is None:
         return Cell(UNKNOWN, f"The model's card gives no score for {name}.", True)
+    what = "your strokes" if figures.strokes else "images"
     return Cell(
         f"{figures.score:.2f}",
-        f"{name}: {figures.score_name} {figures.score:.3f} on images that were held out.",
+        f"{name}: {figures.score_name} {figures.score:.3f} on {what} that were held out.",
     )
 
 
@@ -129,9 +133,10 @@ def table(
     scored = any(f.score is not None for f in known)
     scores = tuple(_score_cell(f"L{k}", figures.get(k), k in trained) for k in levels)
     times = tuple(_time_cell(f"L{k}", figures.get(k), k in trained) for k in levels)
-    held_out = (
-        ("held out", "On images that the model never saw in training.") if scored else ("", "")
-    )
+    held_out = ("held out", "On images that the model never saw in training.")
+    if any(f.strokes for f in known):
+        held_out = ("strokes", "On those of your strokes that were held out.")
+    held_out = held_out if scored else ("", "")
     return (
         Row(name, scores, *held_out),
         Row(f"s/{_SHORT[unit]}", times, *_where(known)),

@@ -198,7 +198,7 @@ class Live:
         layer, card = selection.layer, selection.card
         if not self.panel.live or self._paused or layer is None or card is None:
             return
-        most = pixels_for(card, self.megabytes)
+        most = self.most_pixels()
         screen = on_screen(
             self.viewer, layer, selection.axes, model_axes=card.axes, max_pixels=most
         )
@@ -207,7 +207,10 @@ class Live:
             self.panel.set_status(f"live: {screen}", "info")
             return
         model = selection.model
-        key = (screen.source.key, screen.source.axes, screen.region, model, selection.channel)
+        key = (
+            screen.source.key, screen.source.axes, screen.region, model, selection.identity,
+            selection.channel,
+        )  # fmt: skip
         if key == self._failed:
             return
         view = self.view
@@ -230,6 +233,11 @@ class Live:
         self.job = job = self.engine.view(screen.source, request)
         self.panel.set_status("live: looking …", "busy")
         self.relay.follow(job, lambda event: self._heard(job, view, event))
+
+    def most_pixels(self) -> int:
+        """Return how many pixels of a view are predicted at most."""
+        card = self.selection.card
+        return pixels_for(card, self.megabytes) if card is not None else 1
 
     def _wanted(self, view: _View) -> list[Level]:
         """Return the levels that are still to be computed for the slider's stop."""

@@ -13,6 +13,7 @@ from typing import Literal, NamedTuple
 from napari_unetpp.core.config import ModelCard
 from napari_unetpp.core.errors import InputError
 from napari_unetpp.core.model.cards import SUFFIX, bundled_models, read_card
+from napari_unetpp.widget.drafts import draft_label, is_draft
 from napari_unetpp.widget.settings import MOST_RECENT, read_recent, write_recent
 
 Group = Literal["bundled", "file", "recent"]
@@ -56,12 +57,15 @@ class LevelFigure(NamedTuple):
         For a megapixel or megavoxel, on the machine that the card names.
     unit : {"megapixel", "megavoxel"}
         Which of them.
+    strokes : bool
+        The score is of held-out strokes and not of whole images.
     """
 
     score: float | None
     score_name: str
     seconds: float | None
     unit: Literal["megapixel", "megavoxel"]
+    strokes: bool = False
 
 
 class ModelList:
@@ -164,6 +168,17 @@ class ModelList:
             self._recent = recent
             write_recent(recent)
 
+    def label(self, value: str) -> str:
+        """Return what the list calls a model; its file's name where it is not in the list."""
+        names = {entry.value: entry.label for entry in self.entries()}
+        return names.get(value, Path(value).stem)
+
+    def forget(self, value: str) -> None:
+        """Offer a file no longer."""
+        self._files = [v for v in self._files if not _same(v, value)]
+        self._recent = [v for v in read_recent() if not _same(v, value)]
+        write_recent(self._recent)
+
     def _about(self, value: str) -> str:
         """Return the tooltip of a model; for a file that cannot be read, why."""
         try:
@@ -174,6 +189,7 @@ class ModelList:
         lines = [f"{card.name}: {len(card.axes)}D, {classes}"]
         lines += [card.description] if card.description else []
         lines += [value] if value not in bundled_models() else []
+        lines += ["Not saved yet: Save model as… keeps it."] if is_draft(value) else []
         return "\n".join(lines)
 
 
@@ -199,9 +215,13 @@ def figures(card: ModelCard) -> dict[int | str, LevelFigure]:
         levels.append("ensemble")
     for level in levels:
         scores = card.scores.get(str(level), {})
-        score = scores.get(f"{name.lower()}_per_image", scores.get(f"{name.lower()}_pooled"))
         seconds = card.timings.get(str(level), {}).get("seconds_per_megapixel")
-        found[level] = LevelFigure(score, name, seconds, "megapixel" if flat else "megavoxel")
+        unit: Literal["megapixel", "megavoxel"] = "megapixel" if flat else "megavoxel"
+        if "iou_strokes" in scores:
+            found[level] = LevelFigure(scores["iou_strokes"], "IoU", seconds, unit, True)
+            continue
+        score = scores.get(f"{name.lower()}_per_image", scores.get(f"{name.lower()}_pooled"))
+        found[level] = LevelFigure(score, name, seconds, unit)
     return found
 
 
@@ -221,8 +241,10 @@ def _in(value: str, values: list[str]) -> bool:
 
 def _labels(values: list[str]) -> list[str]:
     """Return the names of files, with the folder where two have one name."""
-    names = [Path(v).stem for v in values]
+    names = [draft_label(v) if is_draft(v) else Path(v).stem for v in values]
     return [
-        f"{name} ({Path(value).parent.name})" if names.count(name) > 1 else name
+        f"{name} ({Path(value).parent.name})"
+        if names.count(name) > 1 and not is_draft(value)
+        else name
         for name, value in zip(names, values, strict=True)
     ]

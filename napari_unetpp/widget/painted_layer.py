@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from napari_unetpp.core.axes import arrange
 from napari_unetpp.core.config import ModelCard
 from napari_unetpp.core.errors import InputError
 from napari_unetpp.engine.protocol import LayerSource
@@ -92,17 +93,34 @@ def make_painted(image: Any, axes: str, card: ModelCard, name: str) -> Any:
     name : str
         Of the layer.
     """
+    layer = _on_image(image, axes, empty_paint(grid_shape(image, axes)), name)
+    write_classes(layer, [c.name for c in card.classes])
+    return layer
+
+
+def paint_on(image: Any, axes: str, strokes: NDArray[Any], letters: str, name: str) -> Any:
+    """Return a layer with strokes that are there already, to paint on.
+
+    Parameters
+    ----------
+    image, axes, name
+        See :func:`make_painted`.
+    strokes : ndarray of int
+        It becomes the layer's own.
+    letters : str
+        Its axes.
+    """
+    return _on_image(image, axes, arrange(strokes, letters, Frame(image, axes).letters), name)
+
+
+def _on_image(image: Any, axes: str, data: Any, name: str) -> Any:
     from napari.layers import Labels
 
-    shape = grid_shape(image, axes)
-    layer = Labels(
-        empty_paint(shape),
-        name=name,
-        metadata={PAINTED: {"image": str(image.name), "classes": [c.name for c in card.classes]}},
-        **Frame(image, axes).placed(),
-    )
+    frame = Frame(image, axes)
+    metadata = {PAINTED: {"image": str(image.name)}}
+    layer = Labels(data, name=name, metadata=metadata, **frame.placed())
     layer.selected_label = 2
-    plane = [n for n, a in zip(shape, Frame(image, axes).letters, strict=True) if a in "YX"]
+    plane = [n for n, a in zip(data.shape, frame.letters, strict=True) if a in "YX"]
     layer.brush_size = int(np.clip(round(min(plane) / 100), 2, 12))
     return layer
 
@@ -132,9 +150,7 @@ def class_rows(
     for k, name in list(enumerate(told))[len(known) :]:
         rows.append(ClassRow(k + 2, name, COLOURS[k % len(COLOURS)], own=True))
     top = rows[-1].value
-    rows += [
-        ClassRow(v, "no class", "#999999", known=False) for v in sorted(painted) if v > top
-    ]
+    rows += [ClassRow(v, "no class", "#999999", known=False) for v in sorted(painted) if v > top]
     return rows
 
 
@@ -147,9 +163,24 @@ def own_classes(layer: Any) -> list[str]:
 
 def write_classes(layer: Any, names: Sequence[str]) -> None:
     """Keep the names of the classes with the layer."""
+    _write(layer, classes=list(names))
+
+
+def pair_name(layer: Any) -> str:
+    """Return the name by which the split of a layer's strokes is kept; empty if it has none."""
+    told = layer.metadata.get(PAINTED)
+    return str(told.get("pair", "")) if isinstance(told, dict) else ""
+
+
+def write_pair(layer: Any, name: str) -> None:
+    """Keep the name of the pair with the layer."""
+    _write(layer, pair=name)
+
+
+def _write(layer: Any, **values: Any) -> None:
     told = layer.metadata.get(PAINTED)
     about = dict(told) if isinstance(told, dict) else {}
-    layer.metadata = {**layer.metadata, PAINTED: {**about, "classes": list(names)}}
+    layer.metadata = {**layer.metadata, PAINTED: {**about, **values}}
 
 
 def dress(layer: Any, rows: Sequence[ClassRow]) -> None:
@@ -159,10 +190,9 @@ def dress(layer: Any, rows: Sequence[ClassRow]) -> None:
     colours: dict[int | None, Any] = {0: TRANSPARENT, None: GRAY}
     colours |= {row.value: rgba(row.colour) for row in rows}
     now = getattr(layer.colormap, "color_dict", None)
-    same = now is not None and {k: tuple(v) for k, v in dict(now).items()} == {
-        k: tuple(np.float32(v)) for k, v in colours.items()
-    }
-    if not same:
+    now = {} if now is None else dict(now)
+    same = now.keys() == colours.keys()
+    if not (same and all(np.allclose(now[key], colours[key]) for key in colours)):
         layer.colormap = DirectLabelColormap(color_dict=colours)
     features = {
         "index": [0, *(row.value for row in rows)],

@@ -36,7 +36,7 @@ class RecoveryBar(QWidget):
             self.discard_clicked.emit,
         )
         row = QHBoxLayout(self)
-        row.setContentsMargins(8, 4, 8, 0)
+        row.setContentsMargins(0, 4, 0, 0)
         row.setSpacing(6)
         row.addWidget(StateDot("warning"))
         row.addWidget(self._text, 1)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from napari_unetpp.core.config import ModelCard
 from napari_unetpp.core.errors import UNetPPError
-from napari_unetpp.core.model.cards import read_identity
+from napari_unetpp.core.model.cards import bundled_models, read_identity
 from napari_unetpp.engine.protocol import LayerSource, ModelRequest
 from napari_unetpp.widget.layer_image import axes_choices, layer_axes, layer_channels, layer_source
 from napari_unetpp.widget.models import ModelList
@@ -62,12 +62,16 @@ class Selection:
             emitter.connect(self._layers_changed)
         layers.selection.events.active.connect(self._active_changed)
         panel.image_changed.connect(self.choose_layer)
-        panel.axes_changed.connect(self._choose_axes)
+        panel.axes_changed.connect(self.choose_axes)
         panel.channel_changed.connect(lambda _: self._tell("image"))
         panel.model_changed.connect(self.choose_model)
 
     def listen(self, callback: Callable[[str], None]) -> None:
-        """Be told of changes: ``"image"`` (layer, axes, channel), ``"place"`` or ``"model"``."""
+        """Be told of changes.
+
+        ``"image"`` (layer, axes, channel), ``"place"``, ``"model"``, or ``"state"``, which is
+        another state of the same model.
+        """
         self._listeners.append(callback)
 
     def close(self) -> None:
@@ -170,7 +174,8 @@ class Selection:
         # The data may have been replaced since.
         return chosen if len(chosen) == len(guess) else guess
 
-    def _choose_axes(self, text: str) -> None:
+    def choose_axes(self, text: str) -> None:
+        """Read the axes of the layer as these letters."""
         if self.layer is None:
             return
         self._axes[id(self.layer)] = text
@@ -224,6 +229,24 @@ class Selection:
             return
         self.choose_model(os.path.abspath(path))
         self.refresh_models()
+
+    def choose_state(self, value: str) -> None:
+        """Work with another state of the model: fine-tuned, or as it was before.
+
+        What was set by hand, the threshold for one, stays. The file may be one that was chosen
+        before and whose content is new.
+
+        Raises
+        ------
+        UNetPPError
+            If it cannot be read; nothing changes then.
+        """
+        if value not in bundled_models():
+            self.models.add_file(value)
+        self.card, self.identity = self.models.card(value), read_identity(value)
+        self._model = value
+        self.refresh_models()
+        self._tell("state")
 
     @property
     def model(self) -> ModelRequest:

@@ -173,12 +173,8 @@ class TeachForm(QWidget):
     # Building
 
     def _make_painting(self) -> None:
-        self.painted = Choice(
-            "painted_combo", "Painted layer", _PAINTED, self._painted_chosen
-        )
-        self._new = make_button(
-            "New", "new_painted_button", _NEW, self.new_painted_clicked.emit
-        )
+        self.painted = Choice("painted_combo", "Painted layer", _PAINTED, self._painted_chosen)
+        self._new = make_button("New", "new_painted_button", _NEW, self.new_painted_clicked.emit)
         self.classes = ClassTable()
         self.classes.chosen.connect(self.class_chosen)
         self.classes.renamed.connect(self.class_renamed)
@@ -206,12 +202,8 @@ class TeachForm(QWidget):
         self.report = ReportTable()
         self._words = TextLabel(wrap=True, muted=True)
         self._words.setObjectName("report_words")
-        self._revert = make_button(
-            "Revert to base", "revert_button", "", self.revert_clicked.emit
-        )
-        self._save = make_button(
-            "Save model as…", "save_model_button", "", self.save_clicked.emit
-        )
+        self._revert = make_button("Revert to base", "revert_button", "", self.revert_clicked.emit)
+        self._save = make_button("Save model as…", "save_model_button", "", self.save_clicked.emit)
         self._next = make_button(
             "Next place to paint", "next_region_button", _NEXT, self.next_clicked.emit
         )

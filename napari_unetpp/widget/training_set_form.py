@@ -24,6 +24,7 @@ _START_TIPS = (
 )
 _SAVE = "Keep this image, its strokes and those of the training set in a project folder."
 _OPEN = "Open a project folder: its images and strokes become the training set."
+_CLOSE = "Close the project: fine-tune on the image in hand alone. Its files stay."
 _SHOW = "Open the chosen image and its strokes in the viewer."
 _REMOVE = "Take the chosen image out of the training set; its files stay."
 _NONE = "Choose an image of the training set first."
@@ -92,8 +93,11 @@ class TrainingSetForm(Fold):
         self.set_title(f"Training set: {project}, {images}" if project else "Training set")
         self._update()
 
-    def set_can_save(self, reason: str) -> None:
-        """Allow saving, or say why there is nothing to save."""
+    def set_project(self, is_open: bool, reason: str) -> None:
+        """Say whether a project is open, and why nothing can be put into it; empty if it can."""
+        self._open.setText("Close" if is_open else "Open…")
+        self._open.setToolTip(tip(_CLOSE if is_open else _OPEN))
+        self._save.setText("Save" if is_open else "Save as…")
         self._save.setEnabled(not reason)
         self._save.setToolTip(tip(reason or _SAVE))
 

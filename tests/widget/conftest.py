@@ -6,6 +6,7 @@ They need an X server: ``xvfb-run -a python -m pytest tests/widget`` where there
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -54,6 +55,13 @@ SIGNALS = (
     "device_clicked",
     "toggle_clicked",
 )
+
+
+@pytest.fixture(autouse=True)
+def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep models used lately, drafts and journals out of the folders of who runs the tests."""
+    monkeypatch.setenv("NAPARI_UNETPP_CONFIG", str(tmp_path / "config"))
+    monkeypatch.setenv("NAPARI_UNETPP_DATA", str(tmp_path / "data"))
 
 
 @pytest.fixture

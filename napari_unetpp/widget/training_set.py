@@ -1,0 +1,365 @@
+"""The training set: the image in hand, and those of a project folder.
+
+Opens, fills and closes a project; its files are read and written off the GUI thread. Knows the
+project's format through :mod:`napari_unetpp.core.teach`, form and layers; no engine process.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from qtpy.QtWidgets import QFileDialog
+
+from napari_unetpp.core.config import ClassInfo
+from napari_unetpp.core.data.image import Image
+from napari_unetpp.core.errors import UNetPPError
+from napari_unetpp.core.teach.project import Project
+from napari_unetpp.core.teach.projectfile import FILE
+from napari_unetpp.core.tune.strokes import Split
+from napari_unetpp.engine.protocol import LayerSource, PaintedSource
+from napari_unetpp.widget.background import in_background
+from napari_unetpp.widget.drafts import is_draft
+from napari_unetpp.widget.painted_layer import pair_name, write_pair
+from napari_unetpp.widget.painting import Painting
+from napari_unetpp.widget.relay import Relay
+from napari_unetpp.widget.selection import Selection
+from napari_unetpp.widget.teach_form import TeachForm
+
+if TYPE_CHECKING:
+    import napari
+
+
+@dataclass(frozen=True, eq=False)
+class Member:
+    """A pair of the project as it was read: its image and paint, or why there is none."""
+
+    name: str
+    image: Image | None
+    painted: Image | None
+    channel: int | None
+    problem: str = ""
+
+
+class TrainingSet:
+    """What a fine-tuning learns from.
+
+    Parameters
+    ----------
+    viewer, form, selection, painting, relay
+        The dock's parts.
+
+    Attributes
+    ----------
+    project : Project, optional
+        The one that is open.
+    members : list of Member
+        Its pairs.
+    split : dict, optional
+        Which strokes are held out, of everything that was tuned on in this session or is in
+        the project.
+    saved : list of callable
+        Called with a painted layer and where its paint was saved.
+    """
+
+    def __init__(
+        self,
+        viewer: napari.Viewer,
+        form: TeachForm,
+        selection: Selection,
+        painting: Painting,
+        relay: Relay,
+    ) -> None:
+        self.viewer, self.form, self.selection = viewer, form, selection
+        self.painting, self.relay = painting, relay
+        self.project: Project | None = None
+        self.members: list[Member] = []
+        self.split: dict[str, Any] | None = None
+        self.saved: list[Callable[[Any, str], None]] = []
+        self._busy = False
+        training = form.training
+        training.open_clicked.connect(self.open_or_close)
+        training.save_clicked.connect(self.save)
+        training.show_clicked.connect(self.show)
+        training.remove_clicked.connect(self.remove)
+        painting.listeners.append(self.refresh)
+
+    # What is learned from
+
+    def problem(self) -> str:
+        """Return why there is nothing to learn from; empty if there is."""
+        problem = self.painting.problem()
+        others = any(m.image is not None for m in self._others())
+        no_paint = self.painting.layer is None or self.painting.counts == {}
+        return "" if others and no_paint and self.selection.card is not None else problem
+
+    def pairs(self) -> tuple[list[PaintedSource], list[str]]:
+        """Return images with their paint, and a sentence for each that is left out.
+
+        Raises
+        ------
+        UNetPPError
+            If the paint in hand does not fit its image.
+        """
+        found, notes = [], []
+        if not self.painting.problem():
+            source = self.selection.source()
+            found.append(
+                PaintedSource(self._name(), source, self.painting.source(), self.selection.channel)
+            )
+        for member in self._others():
+            if member.image is None or member.painted is None:
+                notes.append(member.problem)
+                continue
+            found.append(
+                PaintedSource(
+                    member.name, _source(member.image), _source(member.painted), member.channel
+                )
+            )
+        return found, notes
+
+    def learned(self, split: dict[str, Any]) -> None:
+        """Keep how the strokes were split, in the project too."""
+        self.split = _joined(self.split, split)
+        project = self.project
+        if project is not None:
+            self._do(lambda: project.save_split(Split.from_json(split)), lambda _: None)
+
+    def _others(self) -> list[Member]:
+        """Return the project's pairs but the one that is in hand: its layer may be newer."""
+        layer = self.painting.layer
+        own = pair_name(layer) if layer is not None else ""
+        return [m for m in self.members if m.name != own]
+
+    def _name(self) -> str:
+        """Return the name of the pair in hand; its layer keeps it."""
+        layer = self.painting.layer
+        if name := pair_name(layer):
+            return name
+        taken = {m.name for m in self.members}
+        taken |= {pair_name(x) for x in self.painting.candidates()}
+        wanted = str(self.selection.layer.name)
+        name, number = wanted, 2
+        while name in taken:
+            name, number = f"{wanted} {number}", number + 1
+        write_pair(layer, name)
+        return name
+
+    # The project
+
+    def open_or_close(self) -> None:
+        """Open a project folder, or close the one that is open."""
+        if self.project is not None:
+            self.project, self.members = None, []
+            self.form.set_status("the project is closed; its files stay.", "info")
+            self.painting.refresh()
+            return
+        folder = QFileDialog.getExistingDirectory(self.form, "Open a project folder")
+        if folder:
+            self.open(folder)
+
+    def open(self, folder: str | os.PathLike[str]) -> None:
+        """Open a project folder."""
+        self.form.set_status("opening the project …", "busy")
+
+        def opened(read: tuple[Project, list[Member], dict[str, Any] | None]) -> None:
+            self._show(read)
+            base = read[0].base
+            if base and base != self.selection.model_value and base in self._models():
+                self.selection.choose_model(base)
+                self.selection.refresh_models()
+            self.form.set_status(f"opened {read[0].folder.name}: {_count(read[1])}.", "info")
+
+        self._do(lambda: _read(Project.open(folder)), opened)
+
+    def save(self) -> None:
+        """Put the image in hand and its paint into the project; ask for a folder if need be."""
+        if problem := self._unsavable():
+            self.form.set_status(problem, "warning")
+            return
+        folder = None if self.project is None else self.project.folder
+        if folder is None:
+            chosen = QFileDialog.getExistingDirectory(self.form, "Folder for the project")
+            if not chosen:
+                return
+            folder = Path(chosen)
+        self.save_to(folder)
+
+    def save_to(self, folder: Path) -> None:
+        """Put the image in hand and its paint into the project of a folder, which is made."""
+        layer, image = self.painting.layer, self.selection.layer
+        name, source = self._name(), self.selection.source()
+        painted = self.painting.source()
+        whole = Image(
+            source.data, source.axes, source.spacing, source.unit, source.affine,
+            name=str(image.name), path=_file_of(image),
+        )  # fmt: skip
+        channel = self.selection.channel
+        rows = [row for row in self.painting.classes() if row.value > 1 and row.known]
+        classes = tuple(ClassInfo(row.name, row.colour) for row in rows)
+        model = self.selection.model_value
+        split = None if self.split is None else Split.from_json(self.split)
+
+        def work() -> tuple[str, tuple[Project, list[Member], dict[str, Any] | None]]:
+            there = (folder / FILE).exists()
+            project = Project.open(folder) if there else Project.create(folder)
+            if any(pair.name == name for pair in project.pairs()):
+                title = project.update(name, painted.data, painted_axes=painted.axes).name
+            else:
+                title = project.add(
+                    whole, painted.data, painted_axes=painted.axes, name=name, channel=channel,
+                    split=split,
+                ).name  # fmt: skip
+            project.set_classes(classes)
+            if not is_draft(model):
+                project.set_base(model)
+            return title, _read(project)
+
+        def done(result: tuple[str, Any]) -> None:
+            title, read = result
+            write_pair(layer, title)
+            self._show(read)
+            place = str(read[0].pair(title).painted_path)
+            for listener in self.saved:
+                listener(layer, place)
+            self.form.set_status(f"saved in {read[0].folder}: {_count(read[1])}.", "info")
+
+        self.form.set_status("saving into the project …", "busy")
+        self._do(work, done)
+
+    def remove(self, name: str) -> None:
+        """Take a pair out of the project; its image stays where it is."""
+        project = self.project
+        if project is None:
+            return
+
+        def work() -> tuple[Project, list[Member], dict[str, Any] | None]:
+            project.remove(name)
+            return _read(project)
+
+        def done(read: tuple[Project, list[Member], dict[str, Any] | None]) -> None:
+            self._show(read)
+            self.form.set_status(f"{name} is taken out: {_count(read[1])}.", "info")
+
+        self._do(work, done)
+
+    def show(self, name: str) -> None:
+        """Open an image of the project and its paint as layers."""
+        member = next((m for m in self.members if m.name == name), None)
+        if member is None or member.image is None or member.painted is None:
+            self.form.set_status(member.problem if member else "", "warning")
+            return
+        image, painted = member.image, member.painted
+
+        def done(strokes: Any) -> None:
+            from napari_unetpp.widget.painted_layer import paint_on
+
+            picture = self.viewer.add_image(image.data, **_looks(image, name))
+            self.selection.choose_layer(picture)
+            self._take_axes(picture, image.axes)
+            layer = paint_on(picture, self.selection.axes, strokes, painted.axes, f"paint: {name}")
+            write_pair(layer, name)
+            self.viewer.add_layer(layer)
+            self.painting.choose(layer)
+            layer.mode = "paint"
+
+        self._do(lambda: np.array(painted.data), done)
+
+    def _take_axes(self, picture: Any, axes: str) -> None:
+        if self.selection.axes != axes:
+            self.selection.choose_axes(axes)
+
+    def _show(self, read: tuple[Project, list[Member], dict[str, Any] | None]) -> None:
+        self.project, self.members, split = read
+        if split is not None:
+            self.split = _joined(self.split, split)
+        self.painting.refresh()
+
+    def _models(self) -> list[str]:
+        return [entry.value for entry in self.selection.models.entries()]
+
+    def _unsavable(self) -> str:
+        if self._busy:
+            return "The project is being read or written: wait a moment."
+        return self.painting.problem()
+
+    def refresh(self) -> None:
+        """Show the project as it is."""
+        training, project = self.form.training, self.project
+        training.set_images(
+            [m.name for m in self.members],
+            "" if project is None else project.folder.name,
+            [m.problem for m in self.members],
+        )
+        training.set_project(project is not None, self._unsavable())
+
+    def _do(self, work: Callable[[], Any], done: Callable[[Any], None]) -> None:
+        def ended(result: Any) -> None:
+            self._busy = False
+            done(result)
+            self.refresh()
+
+        def failed(error: Exception) -> None:
+            self._busy = False
+            self.form.set_status(str(error), "error")
+            self.refresh()
+
+        self._busy = True
+        in_background(self.relay, work, ended, failed)
+
+
+def _read(project: Project) -> tuple[Project, list[Member], dict[str, Any] | None]:
+    """Read the heads of a project's files; one that is missing says so."""
+    members = []
+    for pair in project.pairs():
+        try:
+            members.append(Member(pair.name, pair.image(), pair.painted(), pair.channel))
+        except UNetPPError as error:
+            members.append(Member(pair.name, None, None, pair.channel, str(error)))
+    split = project.split()
+    return project, members, split.to_json() if split.shapes else None
+
+
+def _joined(old: dict[str, Any] | None, new: dict[str, Any]) -> dict[str, Any]:
+    if old is None:
+        return new
+    return {**old, **new, "parts": {**old.get("parts", {}), **new.get("parts", {})}}
+
+
+def _source(image: Image) -> LayerSource:
+    return LayerSource(
+        image.data, image.axes, image.spacing, image.unit, image.affine, image.name or "image"
+    )
+
+
+def _file_of(layer: Any) -> Path | None:
+    path = getattr(layer.source, "path", None)
+    return Path(path) if path and "://" not in str(path) and os.path.exists(path) else None
+
+
+def _count(members: list[Member]) -> str:
+    missing = sum(m.image is None for m in members)
+    words = "1 image" if len(members) == 1 else f"{len(members)} images"
+    return f"{words}, {missing} of them missing" if missing else words
+
+
+def _looks(image: Image, name: str) -> dict[str, Any]:
+    """Return napari's keyword arguments for an image that was read from a file."""
+    letters = image.axes.replace("S", "")
+    space = [a for a in "ZYX" if a in letters]
+    steps = dict(zip(space, image.spacing or (), strict=False))
+    unit = image.unit or "pixel"
+    told: dict[str, Any] = {
+        "name": name,
+        "rgb": image.axes.endswith("S"),
+        "scale": tuple(steps.get(a, 1.0) for a in letters),
+        "units": tuple(unit if a in steps else "pixel" for a in letters),
+        "axis_labels": tuple(letters.lower()),
+    }
+    if image.affine is not None:
+        told["metadata"] = {"affine_index_to_ras": image.affine}
+    return told
