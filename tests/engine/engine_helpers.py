@@ -80,3 +80,27 @@ class Recording:
 
 def source_of(image: NDArray[Any], axes: str = "YX", key: str = "", **more: Any) -> LayerSource:
     return LayerSource(image, axes, key=key, **more)
+
+
+def cells(seed: int = 3, shape: tuple[int, int] = (96, 112)) -> NDArray[np.uint16]:
+    """Return bright discs on noise, (Y, X)."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[: shape[0], : shape[1]]
+    image = rng.normal(100, 5, shape)
+    for cy, cx in [(14, 16), (20, 60), (16, 96), (50, 30), (54, 84), (80, 14), (80, 58), (82, 98)]:
+        image[(y - cy) ** 2 + (x - cx) ** 2 <= 64] += 300
+    return image.clip(0, 65535).astype(np.uint16)
+
+
+def strokes(*, swapped: bool = False) -> NDArray[np.int32]:
+    """Return strokes on `cells`: three on background and three on discs, some discs left out.
+
+    Swapped, they say that the discs are background, which no base agrees with.
+    """
+    paint = np.zeros((96, 112), np.int32)
+    bright, dark = (1, 2) if swapped else (2, 1)
+    for y, x in [(34, 4), (36, 60), (66, 40)]:
+        paint[y : y + 3, x : x + 40] = dark
+    for y, x in [(14, 16), (50, 30), (54, 84)]:
+        paint[y - 2 : y + 3, x - 5 : x + 6] = bright
+    return paint

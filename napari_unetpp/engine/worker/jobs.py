@@ -37,7 +37,6 @@ from napari_unetpp.engine.wire import (
 from napari_unetpp.engine.worker.images import image_of
 from napari_unetpp.engine.worker.link import Cancelled, Link, RemoteArray, RemoteSink
 from napari_unetpp.engine.worker.suggest import suggest
-from napari_unetpp.engine.worker.tuning import tune
 from napari_unetpp.engine.worker.views import show
 from napari_unetpp.engine.worker.warm import Warm
 from napari_unetpp.engine.worker.way import Lane, RightOfWay
@@ -239,6 +238,9 @@ def _suggest(link: Link, message: Message) -> Message:
 
 
 def _tune(link: Link, message: Message) -> Message:
+    # Training brings libraries that would delay every worker's first picture.
+    from napari_unetpp.engine.worker.tuning import tune
+
     _WARM.use_threads(to_tune(message["request"]).model)
     return tune(link, message, _WAY, _WARM.drawing)
 

@@ -40,7 +40,8 @@ def tune(link: Link, message: Message, way: RightOfWay, drawing: threading.Lock)
     way : RightOfWay
         Of the other jobs.
     drawing : Lock
-        Held while new weights are drawn, which is done with one generator for all.
+        Held while weights are drawn, which is done with one generator for all, and while the
+        file is replaced: where it is just being read, some systems do not allow it.
 
     Returns
     -------
@@ -61,7 +62,8 @@ def tune(link: Link, message: Message, way: RightOfWay, drawing: threading.Lock)
         for event in events:
             path = None
             if isinstance(event, Validated) and event.best and event.step:
-                path = str(save_model(job.out, tuning.best(), scored(card, event.scores)))
+                with drawing:
+                    path = str(save_model(job.out, tuning.best(), scored(card, event.scores)))
             _tell(link, event, path)
             way.wait(lambda: link.unwanted)
             if link.unwanted:
@@ -73,7 +75,8 @@ def tune(link: Link, message: Message, way: RightOfWay, drawing: threading.Lock)
     result = tuning.result()
     report = make_report(result, card, tuning.windows[0].image, device=job.config.device)
     if not result.base_kept:
-        save_tuned(job.out, result.network, card, report)
+        with drawing:
+            save_tuned(job.out, result.network, card, report)
     return {
         "report": plain(report.to_json()),
         "split": plain(split.to_json()),

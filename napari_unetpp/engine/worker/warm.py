@@ -41,7 +41,8 @@ class Warm:
     nodes : int
         Nodes of networks that were computed so far.
     drawing : Lock
-        Held while a network is made: its weights are drawn first, from one generator for all.
+        Held while a model file is read or replaced, and while a network is made: its weights
+        are drawn first, from one generator for all.
     """
 
     def __init__(self) -> None:
