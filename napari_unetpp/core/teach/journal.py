@@ -67,7 +67,7 @@ class Journal:
         path = folder / name
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            return cls(path, Lock(lock_path(path)))
+            return cls(path, Lock(lock_path(path), patience=0.5))
         except OSError as error:
             raise _unwritable(path, error) from error
 

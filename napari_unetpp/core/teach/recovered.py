@@ -6,6 +6,7 @@ journals; no viewer, no thread.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -17,12 +18,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from napari_unetpp.core.data.io.hidden import remove_abandoned
 from napari_unetpp.core.errors import FileError, InputError, UNetPPError
 from napari_unetpp.core.teach.blocks import Box, Grid, decode_values, slices
 from napari_unetpp.core.teach.info import LayerInfo
 from napari_unetpp.core.teach.journal import (
     HEADER,
     INFO,
+    LOCK_SUFFIX,
     SAVED,
     SUFFIX,
     VALUES,
@@ -169,6 +172,7 @@ def recover(folder: Path) -> list[Recovered]:
         Of journals; it need not exist.
     """
     found: list[Recovered] = []
+    _tidy(folder)
     try:
         paths = sorted(folder.glob(f"[!.]*{SUFFIX}"))
     except OSError:
@@ -189,6 +193,19 @@ def recover(folder: Path) -> list[Recovered]:
             if isinstance(lock, Lock):
                 lock.release()
     return sorted(found, key=lambda r: r.when, reverse=True)
+
+
+def _tidy(folder: Path) -> None:
+    """Remove what a process that was killed had begun and not given its name."""
+    with contextlib.suppress(OSError):
+        for name in os.listdir(folder):
+            place = folder / name[1:].partition(SUFFIX)[0]
+            if name.startswith(".") and SUFFIX in name:
+                remove_abandoned(place.with_name(place.name + SUFFIX))
+            journal = folder / name.removesuffix(LOCK_SUFFIX)
+            if name.endswith(SUFFIX + LOCK_SUFFIX) and not journal.exists():
+                with contextlib.suppress(OSError):
+                    Lock(folder / name).release()
 
 
 def _try_lock(path: Path) -> Lock | bool | None:

@@ -113,6 +113,8 @@ class Track:
         self._packed: dict[Key, bytes] = {}  # what the journal says; blocks of zeros are left out
         self._stale = True  # the journal is to be written anew
         self._saved = ""
+        self._saving = ""  # where it was saved, not yet written
+        self._told = False  # what it is, is not yet written
         self._complete = empty or self._grid.nbytes <= SNAPSHOT_LIMIT
         if not empty and self._complete:
             self._dirty.update(self._grid.blocks())
@@ -180,7 +182,7 @@ class Track:
     @property
     def waiting(self) -> bool:
         """Whether there is something to write or to look at."""
-        unwritten = self._stale and bool(self._packed)
+        unwritten = (self._stale and bool(self._packed)) or self._told or bool(self._saving)
         return bool(self._noted) or bool(self._dirty) or unwritten
 
     @property
@@ -201,7 +203,7 @@ class Track:
         with self._writing:
             if self._closed:
                 return
-            saved, told = self._take()
+            self._take()
             for batch in self._batches():
                 records, found = self._compare(batch)
                 if found:
@@ -216,7 +218,7 @@ class Track:
                     if packed:
                         self._packed[key] = packed
                 self._dirty.difference_update(batch)
-            self._finish(saved, told)
+            self._finish()
             self.problem = ""
 
     def close(self, *, delete: bool = False) -> None:
@@ -230,13 +232,13 @@ class Track:
             self._packed.clear()
             self._array = None
 
-    def _take(self) -> tuple[str, bool]:
-        """Turn what was noted into blocks to look at; return (saved where, info is new)."""
+    def _take(self) -> None:
+        """Turn what was noted into blocks to look at."""
         with self._noting:
             noted, self._noted = self._noted, _Noted()
-        told = noted.info is not None and noted.info != self.info
-        if noted.info is not None:
-            self.info = noted.info
+        if noted.info is not None and noted.info != self.info:
+            self.info, self._told = noted.info, True
+        self._saving = noted.saved or self._saving
         if noted.array is not None:
             self._exchange(noted.array)
         boxes = itertools.chain(noted.boxes, *(find() for find in noted.finders))
@@ -246,7 +248,6 @@ class Track:
             self._dirty.update(self._differing(self._grid.blocks()))
         elif noted.touched:
             self._dirty.update(self._differing(list(self._known)))
-        return noted.saved, told
 
     def _exchange(self, array: Any) -> None:
         grid = Grid(array.shape, array.dtype)
@@ -301,22 +302,18 @@ class Track:
         if self._journal is not None:
             self._journal.append(records)
 
-    def _finish(self, saved: str, told: bool) -> None:
+    def _finish(self) -> None:
         """Write the rest: a new file where one is due, what the layer is, that it was saved."""
-        if self._journal is None and not self._packed:
-            return
-        if saved:
-            self._saved = saved
-        if not self._appendable() or self._too_long():
-            self._rewrite()
-            return
-        records = [info_record(self.info.to_json())] if told else []
-        records += [saved_record(self._saved)] if saved else []
-        if records:
-            # If this fails, the whole file is due.
-            self._stale = True
-            self._append(records)
-            self._stale = False
+        if self._journal is not None or self._packed:
+            saving, self._saved = bool(self._saving), self._saving or self._saved
+            if not self._appendable() or self._too_long():
+                self._rewrite()
+            else:
+                records = [info_record(self.info.to_json())] if self._told else []
+                records += [saved_record(self._saved)] if saving else []
+                if records:
+                    self._append(records)
+        self._told, self._saving = False, ""
 
     def _too_long(self) -> bool:
         size = self._journal.size if self._journal is not None else 0

@@ -16,6 +16,7 @@ import pytest
 from numpy.typing import NDArray
 
 from napari_unetpp.core.config import ClassInfo
+from napari_unetpp.core.data.io.hidden import hidden_beside
 from napari_unetpp.core.errors import FileError, InputError
 from napari_unetpp.core.teach import journal as journal_module
 from napari_unetpp.core.teach.blocks import Grid, changed_box
@@ -409,6 +410,46 @@ def test_foreign_files_are_left_alone(tmp_path: Path) -> None:
     assert recover(tmp_path) == []
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.journal", "b.journal", "c.journal"]
     assert recover(tmp_path / "none") == []
+
+
+def test_a_new_file_that_fails_leaves_the_old_one(
+    recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    labels = np.ones((40, 40), np.uint8)
+    track = recorder.follow(labels, INFO)
+    assert recorder.flush()
+    assert track.path is not None
+    before = track.path.read_bytes()
+
+    def refused(*_: Any) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(journal_module.os, "replace", refused)
+    other = np.full((50, 30), 2, np.uint16)
+    track.set_array(other)
+    track.set_info(INFO.replace(name="other"))
+    assert not recorder.flush()
+    assert track.path.read_bytes() == before
+    monkeypatch.undo()
+    assert recorder.flush()
+    found = read_journal(track.path)
+    assert np.array_equal(found.labels(), other)
+    assert found.info.name == "other"
+
+
+def test_what_a_killed_process_had_begun_is_removed(tmp_path: Path) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", "import os; print(os.getpid())"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    begun = hidden_beside(tmp_path / "20260102-030405-0123abcd.journal", ".journal")
+    left = begun.with_name(begun.name.replace(f".{os.getpid()}-", f".{int(ended.stdout)}-"))
+    for path in (begun, left, tmp_path / "20260102-030405-0123abcd.journal.lock"):
+        path.write_bytes(b"")
+    held = Lock(tmp_path / "20260102-030405-4567abcd.journal.lock")
+    assert recover(tmp_path) == []
+    assert set(tmp_path.iterdir()) == {begun, held.path}
+    held.release()
 
 
 def test_a_lock_is_held_once(tmp_path: Path) -> None:
