@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -19,11 +19,12 @@ from numpy.typing import NDArray
 
 from napari_unetpp.core.config import ClassInfo
 from napari_unetpp.core.data.image import Image
-from napari_unetpp.core.data.io import read_image, read_labels
+from napari_unetpp.core.data.io import read_image
 from napari_unetpp.core.data.io.hidden import remove
 from napari_unetpp.core.errors import FileError, InputError, UNetPPError
 from napari_unetpp.core.model.cards import SUFFIX as MODEL_SUFFIX
 from napari_unetpp.core.teach.lock import Busy, Lock
+from napari_unetpp.core.teach.pair import Pair
 from napari_unetpp.core.teach.pixels import IMAGE_SUFFIX, shaped, write_image, write_labels
 from napari_unetpp.core.teach.projectfile import (
     FILE,
@@ -37,82 +38,11 @@ from napari_unetpp.core.teach.projectfile import (
 )
 from napari_unetpp.core.tune.strokes import Split, load_split, save_split, split_path
 
+__all__ = ["Pair", "Project"]
+
 PAINTED, IMAGES = "painted", "images"
 _LOCK = ".project.lock"
 _PATIENCE = 5.0
-
-
-@dataclass(frozen=True, eq=False)
-class Pair:
-    """An image and what was painted on it.
-
-    Attributes
-    ----------
-    name : str
-        Stays; the split of strokes is kept by it.
-    image_path : Path
-        Where the image lies, or lay.
-    painted_path : Path
-        TIFF of whole numbers: 0 unlabelled, 1 background, 2 and more the classes.
-    axes : str
-        Of the image.
-    channel : int, optional
-        Of the image.
-    spacing : tuple of float, optional
-        In the order Z, Y, X; in place of what the file says.
-    unit : str, optional
-        Of the spacing.
-    """
-
-    name: str
-    image_path: Path
-    painted_path: Path
-    axes: str
-    channel: int | None
-    spacing: tuple[float, ...] | None
-    unit: str | None
-    _row: Row
-
-    @property
-    def split_path(self) -> Path:
-        """Where the split of its strokes is kept."""
-        return split_path(self.painted_path)
-
-    def image(self) -> Image:
-        """Return the image; its pixels stay on disk where the format allows it.
-
-        Raises
-        ------
-        FileError
-            If it is not there any more, or cannot be read.
-        """
-        if not self.image_path.exists():
-            raise FileError(
-                f"the image of {self.name!r} is not at {self.image_path} any more; move it back, "
-                "or choose where it is now."
-            )
-        found = shaped(read_image(self.image_path), self._row.axes, self._row.shape, self.name)
-        if self.spacing is not None and found.spacing != self.spacing:
-            found = found.with_spacing(self.spacing)
-        if found.affine is None and self._row.affine is not None:
-            found = found.replace(affine=np.array(self._row.affine))
-        return found.replace(unit=self.unit or found.unit, name=self.name)
-
-    def painted(self) -> Image:
-        """Return the painted labels.
-
-        Raises
-        ------
-        FileError
-            If they are not there any more, or cannot be read.
-        """
-        if not self.painted_path.exists():
-            raise FileError(
-                f"the painted labels of {self.name!r} are not at {self.painted_path} any more; "
-                "get them from a backup, or take the pair out of the project."
-            )
-        row = self._row
-        return shaped(read_labels(self.painted_path), row.painted_axes, row.painted_shape, row.name)
 
 
 class Project:
