@@ -137,11 +137,27 @@ class Journalling:
             found.end()
             self.recorder.forget(found.track, delete=delete)
 
-    def saved(self, layer: Any, place: str = "") -> None:
-        """Say that the user saved a layer: what is painted so far need not be offered again."""
+    def mark(self, layer: Any) -> int | None:
+        """Return what `saved` needs to know of a layer whose labels are about to be read."""
+        found = self._followed.get(id(layer))
+        return None if found is None else found.track.mark
+
+    def saved(self, layer: Any, place: str = "", mark: int | None = None) -> None:
+        """Say that the user saved a layer: what is painted so far need not be offered again.
+
+        Parameters
+        ----------
+        layer : napari layer
+            One that is not followed is no error.
+        place : str
+            Where it was saved.
+        mark : int, optional
+            From `mark`, before the labels were read: where someone painted on while they were
+            saved, they count as not saved.
+        """
         found = self._followed.get(id(layer))
         if found is not None:
-            found.track.saved(place)
+            found.track.saved(place, mark)
             self.recorder.changed()
 
     def offers(self) -> list[Offer]:

@@ -112,6 +112,7 @@ class Track:
         self._known: dict[Key, int] = {}  # checksum of each block that was ever touched
         self._packed: dict[Key, bytes] = {}  # what the journal says; blocks of zeros are left out
         self._stale = True  # the journal is to be written anew
+        self._count = 0
         self._saved = ""
         self._saving = ""  # where it was saved, not yet written
         self._told = False  # what it is, is not yet written
@@ -128,12 +129,14 @@ class Track:
         with self._note() as noted:
             noted.boxes.append(box)
             noted.saved = ""
+            self._count += 1
 
     def touch_later(self, find: FindBoxes) -> None:
         """Note a change whose boxes a function knows; it is called on the recorder's thread."""
         with self._note() as noted:
             noted.finders.append(find)
             noted.saved = ""
+            self._count += 1
 
     def check(self) -> None:
         """Note that something may have changed where something was painted before."""
@@ -151,17 +154,34 @@ class Track:
         Grid(array.shape, array.dtype)
         with self._note() as noted:
             noted.array = array
+            noted.saved = ""
+            self._count += 1
 
     def set_info(self, info: LayerInfo) -> None:
         """Note what the layer is by now."""
         with self._note() as noted:
             noted.info = info
 
-    def saved(self, place: str) -> None:
-        """Note that what is painted up to now was saved by the user's own act."""
+    @property
+    def mark(self) -> int:
+        """A number that another stroke changes; see `saved`."""
+        return self._count
+
+    def saved(self, place: str, mark: int | None = None) -> None:
+        """Note that what is painted was saved by the user's own act.
+
+        Parameters
+        ----------
+        place : str
+            Where it was saved.
+        mark : int, optional
+            `mark` from before the labels were read for saving: where there was a stroke since,
+            not all of it is saved, and nothing is noted. None: all up to now.
+        """
         with self._note() as noted:
-            noted.touched = True
-            noted.saved = place or "elsewhere"
+            if mark is None or mark == self._count:
+                noted.touched = True
+                noted.saved = place or "elsewhere"
 
     def sweep(self, *, everything: bool = False) -> None:
         """Look for changes that nobody told, where that is cheap.

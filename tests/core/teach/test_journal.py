@@ -289,6 +289,21 @@ def test_what_is_empty_or_saved_is_not_offered(recorder: Recorder) -> None:
     assert recover(recorder.folder) == []
 
 
+def test_strokes_while_it_is_being_saved_are_not_saved(recorder: Recorder) -> None:
+    labels = np.ones((9, 9), np.uint8)
+    track = recorder.follow(labels, INFO)
+    mark = track.mark
+    labels[0, 0] = 2
+    track.touch(((0, 1), (0, 1)))
+    track.saved("there", mark)
+    assert recorder.flush()
+    assert track.path is not None
+    assert read_journal(track.path).saved == ""
+    track.saved("there", track.mark)
+    assert recorder.flush()
+    assert read_journal(track.path).saved == "there"
+
+
 def test_an_open_journal_is_nobody_elses(recorder: Recorder) -> None:
     labels = np.ones((9, 9), np.uint8)
     track = recorder.follow(labels, INFO)
