@@ -185,13 +185,15 @@ class Recorder:
                 asked = self._asked
                 tracks = list(self._tracks)
             sweeping = now >= self._sweep_at
+            # What a look costs is seen where there is nothing else to do.
+            idle = not any(track.waiting for track in tracks)
             for track in tracks:
                 if sweeping:
                     track.sweep()
                 self._write(track)
             if sweeping:
                 ended = time.monotonic()
-                self._sweep_at = ended + max(self._sweep, (ended - now) / _SHARE)
+                self._sweep_at = ended + max(self._sweep, idle * (ended - now) / _SHARE)
             self._tell(tracks)
             with self._wake:
                 self._done = asked
