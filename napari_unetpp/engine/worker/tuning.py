@@ -70,9 +70,9 @@ def tune(link: Link, message: Message, way: RightOfWay, drawing: threading.Lock)
                 break
     finally:
         events.close()
-    if not tuning.windows or (job.base is None and not tuning.best_step):
-        raise Cancelled
     result = tuning.result()
+    if not tuning.windows or (job.base is None and not result.best_step):
+        raise Cancelled
     report = make_report(result, card, tuning.windows[0].image, device=job.config.device)
     if not result.base_kept:
         with drawing:
