@@ -98,10 +98,10 @@ class CurvePlot(QWidget):
         painter.setRenderHint(QPainter.RenderHint.Antialiasing)
         painter.setPen(self.palette().color(QPalette.ColorRole.WindowText))
         metrics = self.fontMetrics()
-        left, right = metrics.horizontalAdvance("0.00 "), metrics.horizontalAdvance(" loss")
+        left, right = metrics.horizontalAdvance("0.00 "), metrics.horizontalAdvance("loss") + 12
         above, below = metrics.height() // 2, metrics.height() + 2
         area = QRectF(self.rect()).adjusted(left, above, -right, -below)
-        end = max([self.budget, *(s for s, _ in self.losses[-1:])])
+        end = max([self.budget, *(float(math.ceil(s)) for s, _ in self.losses[-1:])])
         self._draw_axes(painter, area, end)
         names: list[tuple[float, str, QColor, float]] = []
         if self.losses:
@@ -126,7 +126,7 @@ class CurvePlot(QWidget):
         for share in (0.0, 0.5, 1.0):
             x = area.left() + share * area.width()
             seconds = share * end
-            text = f"{seconds:.0f} s" if share == 1.0 else f"{seconds:.3g}"
+            text = f"{seconds:.0f} s" if share == 1.0 else f"{seconds:.1f}".removesuffix(".0")
             wide = self.fontMetrics().horizontalAdvance(text)
             painter.drawText(QPointF(x - wide * share, self.height() - 3), text)
         painter.setOpacity(1.0)
@@ -187,7 +187,7 @@ class CurvePlot(QWidget):
         ):
             painter.setPen(colour)
             painter.setOpacity(opacity)
-            box = QRectF(area.right() + 4, y - step, self.width() - area.right() - 4, 2 * step)
+            box = QRectF(area.right() + 9, y - step, self.width() - area.right() - 9, 2 * step)
             painter.drawText(box, int(Qt.AlignmentFlag.AlignVCenter), text)
         painter.setOpacity(1.0)
 

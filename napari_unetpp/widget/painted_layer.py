@@ -118,7 +118,8 @@ def _on_image(image: Any, axes: str, data: Any, name: str) -> Any:
 
     frame = Frame(image, axes)
     metadata = {PAINTED: {"image": str(image.name)}}
-    layer = Labels(data, name=name, metadata=metadata, **frame.placed())
+    # Opaque: a stroke has the colour of its class, as the prediction below it has.
+    layer = Labels(data, name=name, metadata=metadata, opacity=1.0, **frame.placed())
     layer.selected_label = 2
     plane = [n for n, a in zip(data.shape, frame.letters, strict=True) if a in "YX"]
     layer.brush_size = int(np.clip(round(min(plane) / 100), 2, 12))

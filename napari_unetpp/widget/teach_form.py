@@ -219,8 +219,11 @@ class TeachForm(QWidget):
         label.setMinimumWidth(50)
         column.addLayout(make_row(label, self.painted.native, self._new, stretch=1))
         column.addWidget(self.classes)
-        column.addLayout(make_row(self._add, QWidget(), stretch=1))
-        column.addWidget(self._hint)
+        below = make_row(self._add, self._hint, stretch=1)
+        for part in (self._add, self._hint):
+            below.setAlignment(part, Qt.AlignmentFlag.AlignTop)
+        below.addStretch(0)
+        column.addLayout(below)
         column.addLayout(make_row(self._finetune, self.budget.native, self._stop, stretch=1))
         status = make_row(self._dot, self._status, stretch=1)
         status.setAlignment(self._dot, Qt.AlignmentFlag.AlignTop)
@@ -233,7 +236,8 @@ class TeachForm(QWidget):
         column.addWidget(self.training)
 
     def _painted_chosen(self, value: Any) -> None:
-        self.painted_changed.emit(None if isinstance(value, str) else value)
+        no_layer = isinstance(value, str) and value == NO_PAINT
+        self.painted_changed.emit(None if no_layer else value)
 
     def _update_buttons(self) -> None:
         _allow(self._finetune, _FINETUNE_BUSY if self._running else self._reason, _FINETUNE)

@@ -94,6 +94,7 @@ class TeachSection(QWidget):
         )
         self.journalling = Journalling(viewer, on_problem=self._cannot_keep)
         self._offers: list[Offer] = []
+        self._taught: tuple[Any, ...] = ()  # what the fine-tuning that goes on learns from
         self._lay_out()
         self.painting.made.append(self._keep)
         self.painting.listeners.append(self.review)
@@ -121,6 +122,10 @@ class TeachSection(QWidget):
     def review(self) -> None:
         """Say of each button whether it can be pressed, and why not."""
         form, tuning = self.form, self.tuning
+        if not tuning.running:
+            self._taught = ()
+        elif not self._taught:
+            self._taught = (self.selection.layer, self.painting.layer)
         problem = self.training.problem()
         form.set_can_finetune(problem)
         form.set_hint("" if tuning.running else problem or self.painting.hint())
@@ -220,10 +225,8 @@ class TeachSection(QWidget):
         self._offer(self._offers[1:])
 
     def _removed(self, event: Any) -> None:
-        if self.tuning.running:
-            what = event.value
-            if what is self.selection.layer or what is self.painting.layer:
-                self.tuning.note(f"{what.name} was removed; the model learned from what it was")
+        if any(event.value is layer for layer in self._taught):
+            self.tuning.note(f"{event.value.name} was removed; the model learned from what it was")
 
     def _lay_out(self) -> None:
         self.bar = RecoveryBar()

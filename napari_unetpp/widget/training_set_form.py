@@ -17,6 +17,7 @@ from napari_unetpp.widget.labels import tip
 
 CHOSEN, SCRATCH = "chosen", "scratch"
 
+_TOOLTIP = "Several images, and a start from nothing."
 _START = "What a fine-tuning begins with."
 _START_TIPS = (
     "The chosen model, whose classes stay.",
@@ -40,7 +41,7 @@ class TrainingSetForm(Fold):
     remove_clicked = Signal(str)
 
     def __init__(self) -> None:
-        super().__init__("Training set", "Several images, and a start from nothing.")
+        super().__init__("Training set", _TOOLTIP)
         self.setObjectName("training_set_group")
         self.start = Choice("start_combo", "Start", _START, lambda _: None)
         self.start.set_choices(
@@ -90,7 +91,8 @@ class TrainingSetForm(Fold):
             if item is not None:
                 item.setData(256, name)
         images = "1 image" if len(names) == 1 else f"{len(names)} images"
-        self.set_title(f"Training set: {project}, {images}" if project else "Training set")
+        self.set_title(f"Training set: {images}" if project else "Training set")
+        self.toggleButton().setToolTip(tip(f"Project {project}" if project else _TOOLTIP))
         self._update()
 
     def set_project(self, is_open: bool, reason: str) -> None:

@@ -15,6 +15,9 @@ from napari_unetpp.widget.frame import Frame, add_quietly, one_refresh, place_la
 from napari_unetpp.widget.provenance import KEY
 from napari_unetpp.widget.screen import OnScreen
 
+_COLOURS = [[1.0, 0.6, 0.1, 0.0], [1.0, 0.45, 0.05, 0.45], [1.0, 0.2, 0.0, 0.9]]
+"""Clear where the model is certain, so that image and result stay seen; orange to red where not."""
+
 
 class UncertaintyLayer:
     """Shows how unsure a model is about what is on screen.
@@ -51,15 +54,15 @@ class UncertaintyLayer:
             layer = self.layer = None
         if layer is None:
             from napari.layers import Image
+            from napari.utils.colormaps import Colormap
 
             self.layer = Image(
                 array,
                 name=name,
                 metadata={KEY: {"kind": "uncertainty"}},
-                colormap="magma",
+                colormap=Colormap(_COLOURS, name="uncertain"),
                 contrast_limits=(0.0, 1.0),
-                blending="additive",
-                opacity=0.8,
+                blending="translucent",
                 **placing,
             )
             add_quietly(self.viewer, self.layer)

@@ -1,0 +1,476 @@
+"""What Teach does when things come in another order: a fine-tuning that the test writes."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from qtpy.QtWidgets import QFileDialog, QWidget
+
+from napari_unetpp.core.model.cards import bundled_models
+from napari_unetpp.core.tune.strokes import FORMAT
+from napari_unetpp.engine.client import Engine
+from napari_unetpp.engine.job import Dispatcher, Job
+from napari_unetpp.engine.protocol import (
+    EngineError,
+    Noted,
+    TuneOutcome,
+    TuneScored,
+    TuneStep,
+    TuneTeacher,
+)
+from napari_unetpp.widget.dock import UNetPPWidget
+from napari_unetpp.widget.tuning import Tuning
+
+WAIT = 60_000
+
+
+class Script:
+    """Stands where the engine fine-tunes: keeps what it was asked, and says what it is told."""
+
+    def __init__(self) -> None:
+        self.dispatcher = Dispatcher()
+        self.asked: list[tuple[Any, Any]] = []
+        self.jobs: list[Job] = []
+        self.cancelled: list[bool] = []
+
+    def tune(self, pairs: Any, request: Any) -> Job:
+        self.asked.append((list(pairs), request))
+        job = Job(len(self.jobs) + 1, "tune", self.dispatcher, self._cancel)
+        self.jobs.append(job)
+        return job
+
+    def _cancel(self, job: Job, dropped: bool) -> None:
+        self.cancelled.append(dropped)
+        if dropped:
+            job.finish("cancelled")
+
+    @property
+    def out(self) -> str:
+        return str(self.asked[-1][1].out)
+
+    def improve(self, step: int, score: float) -> None:
+        """Write a model and say so."""
+        shutil.copyfile(bundled_models()["nuclei"], self.out)
+        job = self.jobs[-1]
+        job.emit(TuneStep(step, 10, 0.5, float(step)))
+        job.emit(TuneScored(step, {1: score - 0.1, 4: score}, True, self.out))
+
+    def done(self, **report: Any) -> None:
+        whole = {
+            "levels": {
+                str(k): {"before": 0.4, "after": 0.8, "seconds_per_megapixel": 0.1 * k}
+                for k in (1, 2, 3, 4)
+            },
+            "cheapest": 1, "base_kept": False, "steps": 7, "seconds": 8.0, "sentences": [],
+        } | report  # fmt: skip
+        split = {"format": FORMAT, "seed": 0, "parts": {"cells#0": {}}}
+        path = None if whole["base_kept"] else self.out
+        self.jobs[-1].finish("done", TuneOutcome(whole, split, path))
+
+
+@pytest.fixture
+def script(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Any:
+    made = Script()
+    monkeypatch.setattr(engine, "tune", made.tune)
+    yield made
+    made.dispatcher.stop(5)
+
+
+def part(dock: UNetPPWidget, name: str) -> Any:
+    found = dock.findChild(QWidget, name)
+    assert found is not None
+    return found
+
+
+def status(dock: UNetPPWidget) -> str:
+    return str(part(dock, "teach_status").text())
+
+
+def paint(dock: UNetPPWidget, qtbot: Any, *values: int) -> Any:
+    """Make a painted layer by the button, and a stroke of each value."""
+    part(dock, "new_painted_button").click()
+    layer = dock.teach.painting.layer
+    for number, value in enumerate(values):
+        layer.selected_label = value
+        layer.paint((10 + 12 * number, 20), value)
+    wanted = set(values)
+    painting = dock.teach.painting
+    qtbot.waitUntil(
+        lambda: painting.counts is not None and set(painting.counts) == wanted, timeout=WAIT
+    )
+    return layer
+
+
+def begin(dock: UNetPPWidget, qtbot: Any, script: Script) -> None:
+    assert part(dock, "finetune_button").isEnabled(), part(dock, "finetune_button").toolTip()
+    part(dock, "finetune_button").click()
+    assert dock.teach.tuning.running
+    assert not part(dock, "finetune_button").isEnabled()
+    assert part(dock, "stop_button").isEnabled()
+
+
+def test_nothing_to_learn_from_is_said(
+    make_dock: Callable[..., UNetPPWidget], qtbot: Any, blobs: np.ndarray
+) -> None:
+    dock = make_dock()
+    button, hint = part(dock, "finetune_button"), part(dock, "teach_hint")
+    assert not button.isEnabled()
+    assert button.toolTip() == hint.text() == "There is no image: open one, or a sample."
+    assert not part(dock, "new_painted_button").isEnabled()
+    dock.viewer.add_image(blobs, name="cells")
+    assert "press New" in button.toolTip()
+    assert not part(dock, "add_class_button").isEnabled()
+    layer = paint(dock, qtbot)
+    assert layer in dock.viewer.layers
+    assert "Nothing is painted: paint a stroke of background (1)" in hint.text()
+    assert not button.isEnabled()
+    layer.paint((20, 30), 2)
+    qtbot.waitUntil(button.isEnabled, timeout=WAIT)
+    assert "No background (1) is painted yet" in hint.text()
+    layer.paint((60, 30), 1)
+    qtbot.waitUntil(lambda: hint.isHidden(), timeout=WAIT)
+
+
+def test_only_background_is_said_and_may_be_tried(
+    make_dock: Callable[..., UNetPPWidget], qtbot: Any, blobs: np.ndarray
+) -> None:
+    dock = make_dock(data=blobs, name="cells")
+    paint(dock, qtbot, 1)
+    assert "paint a stroke of nucleus (2), too" in part(dock, "teach_hint").text()
+    assert part(dock, "finetune_button").isEnabled()
+
+
+def test_a_layer_of_another_shape_is_said(
+    make_dock: Callable[..., UNetPPWidget], qtbot: Any, blobs: np.ndarray
+) -> None:
+    dock = make_dock(data=blobs, name="cells")
+    other = dock.viewer.add_labels(np.ones((5, 6), np.uint8), name="mine")
+    combo = part(dock, "painted_combo")
+    combo.setCurrentIndex(combo.findText("mine"))
+    assert dock.teach.painting.layer is other
+    assert (
+        "mine has the shape 5 × 6, but cells needs 96 × 128"
+        in part(dock, "finetune_button").toolTip()
+    )
+    np.testing.assert_array_equal(other.data, 1)
+
+
+def test_value_seven_without_a_class_is_said_until_it_has_one(
+    make_dock: Callable[..., UNetPPWidget], qtbot: Any, blobs: np.ndarray, script: Script
+) -> None:
+    dock = make_dock(data=blobs, name="cells")
+    paint(dock, qtbot, 2, 7)
+    hint, table = part(dock, "teach_hint"), part(dock, "class_table")
+    assert "Label 7 is painted, but the classes end with 2 (nucleus)" in hint.text()
+    assert table.item(table.rowCount() - 1, 1).text() == "no class"
+    for _ in range(5):
+        part(dock, "add_class_button").click()
+    assert [row.value for row in dock.teach.painting.classes()] == [1, 2, 3, 4, 5, 6, 7]
+    part(dock, "class_table").item(6, 1).setText("debris")
+    begin(dock, qtbot, script)
+    names = script.asked[-1][1].classes
+    assert names == ("nucleus", "class 2", "class 3", "class 4", "class 5", "debris")
+    dock.teach.tuning.job.drop()
+
+
+def test_the_new_layer_is_ready_to_paint(
+    make_dock: Callable[..., UNetPPWidget], qtbot: Any, blobs: np.ndarray
+) -> None:
+    dock = make_dock(data=blobs, name="cells", scale=(0.5, 0.25), translate=(3, 4))
+    layer = paint(dock, qtbot)
+    assert dock.viewer.layers.selection.active is layer
+    assert (layer.name, str(layer.mode), layer.selected_label) == ("paint: cells", "paint", 2)
+    np.testing.assert_allclose(layer.data_to_world((7, 9)), (6.5, 6.25))
+    assert dock.selection.layer.name == "cells"
+    table = part(dock, "class_table")
+    assert table.current == 2
+    table.selectRow(0)
+    assert layer.selected_label == 1
+    layer.selected_label = 2
+    assert table.current == 2
+    part(dock, "new_painted_button").click()
+    assert dock.teach.painting.layer.name == "paint: cells 2"
+
+
+def test_each_image_has_its_painted_layer(
+    make_dock: Callable[..., UNetPPWidget], qtbot: Any, blobs: np.ndarray
+) -> None:
+    dock = make_dock(data=blobs, name="first")
+    one = paint(dock, qtbot, 2)
+    second = dock.viewer.add_image(blobs[:50], name="second")
+    assert dock.teach.painting.layer is None
+    two = paint(dock, qtbot, 1)
+    dock.selection.choose_layer(dock.viewer.layers["first"])
+    assert dock.teach.painting.layer is one
+    dock.selection.choose_layer(second)
+    assert dock.teach.painting.layer is two
+    dock.viewer.layers.remove(two)
+    assert dock.teach.painting.layer is None
+    assert part(dock, "painted_combo").currentText() == "none yet: press New"
+
+
+def test_improvements_become_the_model_and_settings_stay(
+    make_dock: Callable[..., UNetPPWidget], qtbot: Any, blobs: np.ndarray, script: Script
+) -> None:
+    dock = make_dock(data=blobs, name="cells")
+    paint(dock, qtbot, 1, 2)
+    dock.panel.set_threshold(0.31)
+    dock.panel.set_level(2)
+    begin(dock, qtbot, script)
+    (pair,), request = script.asked[-1]
+    assert pair.name == "cells"
+    assert pair.painted.axes == pair.image.axes == "YX"
+    np.testing.assert_array_equal(np.unique(pair.painted.data), [0, 1, 2])
+    assert (request.model.model, request.classes, request.name) == (
+        "nuclei", ("nucleus",), "nuclei-tuned",
+    )  # fmt: skip
+    assert (request.max_seconds, request.split, request.axes) == (30.0, None, "YX")
+    script.jobs[-1].emit(TuneTeacher("forest", {}))
+    script.jobs[-1].emit(TuneScored(0, {1: 0.3, 4: 0.4}, True, None))
+    qtbot.waitUntil(lambda: part(dock, "curve_plot").scores != {}, timeout=WAIT)
+    assert dock.selection.model_value == "nuclei"  # the base itself is no news
+    assert not part(dock, "revert_button").isEnabled()
+    script.improve(2, 0.6)
+    qtbot.waitUntil(lambda: dock.selection.model_value == script.out, timeout=WAIT)
+    assert part(dock, "model_combo").currentText() == "nuclei (fine-tuned)"
+    assert (dock.panel.threshold, dock.panel.level) == (0.31, 2)
+    assert not part(dock, "save_model_button").isEnabled()
+    script.improve(5, 0.8)
+    script.jobs[-1].emit(Noted("a note", "paint"))
+    script.done()
+    qtbot.waitUntil(lambda: not dock.teach.tuning.running, timeout=WAIT)
+    assert status(dock) == ("done: 7 steps in 8 s. L1 0.40 → 0.80 on held-out strokes. A note.")
+    assert part(dock, "curve_plot").scores[4] == [(0.0, 0.4), (2.0, 0.6), (5.0, 0.8)]
+    assert part(dock, "report_table").item(0, 2).text() == "0.80"
+    assert part(dock, "save_model_button").isEnabled()
+
+    part(dock, "revert_button").click()
+    assert dock.selection.model_value == "nuclei"
+    assert part(dock, "model_combo").currentText() == "nuclei"
+    assert part(dock, "revert_button").text() == "Back to fine-tuned"
+    assert (dock.panel.threshold, dock.panel.level) == (0.31, 2)
+    part(dock, "revert_button").click()
+    assert dock.selection.model_value == script.out
+
+    # The next one goes on from here, and its strokes stay on their sides.
+    first = script.out
+    begin(dock, qtbot, script)
+    assert script.asked[-1][1].model.model == first
+    assert script.asked[-1][1].split["parts"] == {"cells#0": {}}
+    assert script.out != first
+    assert dock.teach.tuning.base == "nuclei"
+    script.done(base_kept=True)
+    qtbot.waitUntil(lambda: not dock.teach.tuning.running, timeout=WAIT)
+    assert "base was better" in status(dock)
+    assert dock.selection.model_value == first
+
+
+def test_a_model_chosen_meanwhile_is_not_taken_away(
+    make_dock: Callable[..., UNetPPWidget], qtbot: Any, blobs: np.ndarray, script: Script
+) -> None:
+    dock = make_dock(data=blobs, name="cells")
+    paint(dock, qtbot, 1, 2)
+    begin(dock, qtbot, script)
+    dock.selection.choose_model("ct-head-neck")
+    script.improve(2, 0.6)
+    script.done()
+    qtbot.waitUntil(lambda: not dock.teach.tuning.running, timeout=WAIT)
+    assert dock.selection.model_value == "ct-head-neck"
+    assert part(dock, "revert_button").text() == "Back to fine-tuned"
+    part(dock, "revert_button").click()
+    assert dock.selection.model_value == script.out
+
+
+def test_stop_asks_to_end_and_takes_what_there_is(
+    make_dock: Callable[..., UNetPPWidget], qtbot: Any, blobs: np.ndarray, script: Script
+) -> None:
+    dock = make_dock(data=blobs, name="cells")
+    paint(dock, qtbot, 1, 2)
+    begin(dock, qtbot, script)
+    part(dock, "stop_button").click()
+    assert script.cancelled == [False]
+    assert "stopping" in status(dock)
+    script.jobs[-1].finish("cancelled")
+    qtbot.waitUntil(lambda: not dock.teach.tuning.running, timeout=WAIT)
+    assert "nothing changed" in status(dock)
+    assert dock.selection.model_value == "nuclei"
+
+
+def test_a_failure_keeps_what_was_reached(
+    make_dock: Callable[..., UNetPPWidget], qtbot: Any, blobs: np.ndarray, script: Script
+) -> None:
+    dock = make_dock(data=blobs, name="cells")
+    layer = paint(dock, qtbot, 1, 2)
+    before = np.array(layer.data)
+    begin(dock, qtbot, script)
+    script.improve(3, 0.7)
+    script.jobs[-1].finish("failed", error=EngineError("the worker was killed.", "killed"))
+    qtbot.waitUntil(lambda: not dock.teach.tuning.running, timeout=WAIT)
+    assert status(dock) == "the worker was killed. What it reached before stays chosen."
+    assert dock.selection.model_value == script.out
+    np.testing.assert_array_equal(layer.data, before)
+    assert part(dock, "finetune_button").isEnabled()
+
+
+@pytest.mark.parametrize("what", ["image", "paint"])
+def test_a_layer_removed_meanwhile_is_said_at_the_end(
+    make_dock: Callable[..., UNetPPWidget],
+    qtbot: Any,
+    blobs: np.ndarray,
+    script: Script,
+    what: str,
+) -> None:
+    dock = make_dock(data=blobs, name="cells")
+    layer = paint(dock, qtbot, 1, 2)
+    begin(dock, qtbot, script)
+    dock.viewer.layers.remove(layer if what == "paint" else dock.viewer.layers["cells"])
+    script.improve(3, 0.7)
+    script.done()
+    qtbot.waitUntil(lambda: not dock.teach.tuning.running, timeout=WAIT)
+    assert "was removed; the model learned from what it was" in status(dock)
+    assert dock.selection.model_value == script.out
+    wanted = "press New" if what == "paint" else "no image"
+    assert wanted in part(dock, "finetune_button").toolTip()
+
+
+def test_save_as_keeps_the_file_and_the_draft_goes(
+    make_dock: Callable[..., UNetPPWidget],
+    qtbot: Any,
+    blobs: np.ndarray,
+    script: Script,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    dock = make_dock(data=blobs, name="cells")
+    assert "fine-tune it first" in part(dock, "save_model_button").toolTip()
+    paint(dock, qtbot, 1, 2)
+    begin(dock, qtbot, script)
+    script.improve(3, 0.7)
+    script.done()
+    qtbot.waitUntil(lambda: not dock.teach.tuning.running, timeout=WAIT)
+    target = tmp_path / "mein modell.safetensors"
+    content = Path(script.out).read_bytes()
+    monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *a, **k: ("", ""))
+    part(dock, "save_model_button").click()
+    assert dock.selection.model_value == script.out  # nothing was chosen
+    monkeypatch.setattr(
+        QFileDialog, "getSaveFileName", lambda *a, **k: (str(tmp_path / "mein modell"), "")
+    )
+    part(dock, "save_model_button").click()
+    qtbot.waitUntil(lambda: dock.selection.model_value == str(target), timeout=WAIT)
+    assert target.read_bytes() == content
+    assert not Path(script.out).exists()
+    assert part(dock, "model_combo").currentText() == "mein modell"
+    assert not part(dock, "save_model_button").isEnabled()
+    part(dock, "revert_button").click()
+    assert dock.selection.model_value == "nuclei"
+    assert target.exists()
+    part(dock, "revert_button").click()
+    assert dock.selection.model_value == str(target)
+
+
+def test_too_little_paint_is_said_instead_of_numbers(
+    make_dock: Callable[..., UNetPPWidget], qtbot: Any, blobs: np.ndarray, script: Script
+) -> None:
+    dock = make_dock(data=blobs, name="cells")
+    paint(dock, qtbot, 2)
+    begin(dock, qtbot, script)
+    levels = {str(k): {"before": None, "after": None, "seconds_per_megapixel": 0.1} for k in (1, 4)}
+    shutil.copyfile(bundled_models()["nuclei"], script.out)
+    script.done(levels=levels, cheapest=None, sentences=["Paint a second stroke."])
+    qtbot.waitUntil(lambda: not dock.teach.tuning.running, timeout=WAIT)
+    assert "Too little paint to hold anything out" in status(dock)
+    assert part(dock, "report_table").isHidden()
+    assert "Paint a second stroke." in part(dock, "report_words").text()
+
+
+def test_from_scratch_the_classes_are_the_persons_own(
+    make_dock: Callable[..., UNetPPWidget], qtbot: Any, blobs: np.ndarray, script: Script
+) -> None:
+    dock = make_dock(data=blobs, name="cells")
+    paint(dock, qtbot, 1, 2)
+    combo = part(dock, "start_combo")
+    combo.setCurrentIndex(1)
+    table = part(dock, "class_table")
+    table.item(1, 1).setText("vacuole")
+    assert [row.name for row in dock.teach.painting.classes()] == ["background", "vacuole"]
+    begin(dock, qtbot, script)
+    request = script.asked[-1][1]
+    assert (request.model.model, request.classes, request.name) == (
+        "scratch", ("vacuole",), "scratch",
+    )  # fmt: skip
+    dock.teach.tuning.job.drop()
+    combo.setCurrentIndex(0)
+    assert [row.name for row in dock.teach.painting.classes()] == ["background", "nucleus"]
+
+
+def test_a_name_is_given_once(
+    make_dock: Callable[..., UNetPPWidget], qtbot: Any, blobs: np.ndarray
+) -> None:
+    dock = make_dock(data=blobs, name="cells")
+    layer = paint(dock, qtbot)
+    part(dock, "add_class_button").click()
+    part(dock, "add_class_button").click()
+    table = part(dock, "class_table")
+    table.item(2, 1).setText("debris")
+    table.item(3, 1).setText("debris")
+    assert "There is a class debris already" in status(dock)
+    assert [row.name for row in dock.teach.painting.classes()] == [
+        "background", "nucleus", "debris", "class 3",
+    ]  # fmt: skip
+    assert table.item(3, 1).text() == "class 3"
+    assert layer.selected_label == 4  # the class that was added last
+
+
+def test_results_do_not_cover_the_strokes(
+    make_dock: Callable[..., UNetPPWidget], qtbot: Any, blobs: np.ndarray
+) -> None:
+    dock = make_dock(data=blobs, name="cells")
+    layer = paint(dock, qtbot, 2)
+    dock.panel.set_region("all")
+    dock.panel.set_level(1)
+    part(dock, "run_button").click()
+    qtbot.waitUntil(lambda: not dock.runner.running, timeout=WAIT)
+    qtbot.waitUntil(lambda: dock.viewer.layers[-1] is layer, timeout=WAIT)
+    assert len(dock.viewer.layers) == 3
+
+
+def test_closing_while_it_goes_on_keeps_the_draft(
+    make_dock: Callable[..., UNetPPWidget], qtbot: Any, blobs: np.ndarray, script: Script
+) -> None:
+    dock = make_dock(data=blobs, name="cells")
+    paint(dock, qtbot, 1, 2)
+    begin(dock, qtbot, script)
+    script.improve(3, 0.7)
+    qtbot.waitUntil(lambda: dock.selection.model_value == script.out, timeout=WAIT)
+    dock.shut()
+    assert script.cancelled == [True]
+    assert Path(script.out).exists()
+    again = make_dock(data=blobs, name="cells")
+    assert script.out in [e.value for e in again.selection.models.entries()]
+    dock.shut()
+
+
+def test_nothing_happens_twice(
+    make_dock: Callable[..., UNetPPWidget], qtbot: Any, blobs: np.ndarray, script: Script
+) -> None:
+    dock = make_dock(data=blobs, name="cells")
+    paint(dock, qtbot, 1, 2)
+    begin(dock, qtbot, script)
+    dock.teach.tuning.start()
+    assert len(script.jobs) == 1
+    old = script.jobs[0]
+    assert isinstance(dock.teach.tuning, Tuning)
+    script.done(base_kept=True)
+    qtbot.waitUntil(lambda: not dock.teach.tuning.running, timeout=WAIT)
+    begin(dock, qtbot, script)
+    old.emit(TuneScored(9, {4: 0.9}, True, script.out))  # of a job that is over
+    qtbot.wait(50)
+    assert dock.selection.model_value == "nuclei"
+    script.done(base_kept=True)
+    qtbot.waitUntil(lambda: not dock.teach.tuning.running, timeout=WAIT)
