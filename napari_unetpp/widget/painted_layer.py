@@ -244,4 +244,4 @@ class _OneChannel:
             fill = (slice(None),) * (self.ndim - len(index) + 1)
             index = index[:at] + fill + index[at + 1 :]
         index = index + (slice(None),) * (self.ndim - len(index))
-        return self._data[index[: self._axis] + (0,) + index[self._axis :]]
+        return self._data[(*index[: self._axis], 0, *index[self._axis :])]

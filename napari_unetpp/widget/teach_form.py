@@ -220,8 +220,8 @@ class TeachForm(QWidget):
         column.addLayout(make_row(label, self.painted.native, self._new, stretch=1))
         column.addWidget(self.classes)
         below = make_row(self._add, self._hint, stretch=1)
-        for part in (self._add, self._hint):
-            below.setAlignment(part, Qt.AlignmentFlag.AlignTop)
+        below.setAlignment(self._add, Qt.AlignmentFlag.AlignTop)
+        below.setAlignment(self._hint, Qt.AlignmentFlag.AlignTop)
         below.addStretch(0)
         column.addLayout(below)
         column.addLayout(make_row(self._finetune, self.budget.native, self._stop, stretch=1))
