@@ -201,7 +201,7 @@ class TeachSection(QWidget):
             self.bar.offer("")
             return
         more = f" (1 of {len(offers)})" if len(offers) > 1 else ""
-        self.bar.offer(f"Unsaved paint: {offers[0].text}{more}", offers[0].text)
+        self.bar.offer(f"Unsaved: {offers[0].text}{more}", f"{offers[0].text}{more}")
 
     def _restore(self) -> None:
         offer = self._offers[0]

@@ -142,9 +142,10 @@ def test_figures_of_the_bundled_models() -> None:
         assert figure.score == card.scores[str(level)]["iou_per_image"]
         assert figure.seconds == card.timings[str(level)]["seconds_per_megapixel"]
         assert (figure.score_name, figure.unit) == ("IoU", "megapixel")
-    score, name, _, unit = figures(read_card("ct-head-neck"))[4]
-    assert (name, unit) == ("Dice", "megavoxel")
-    assert score == read_card("ct-head-neck").scores["4"]["dice_per_image"]
+        assert not figure.strokes
+    organs = figures(read_card("ct-head-neck"))[4]
+    assert (organs.score_name, organs.unit) == ("Dice", "megavoxel")
+    assert organs.score == read_card("ct-head-neck").scores["4"]["dice_per_image"]
 
 
 def test_figures_of_a_card_without_scores() -> None:
@@ -152,8 +153,8 @@ def test_figures_of_a_card_without_scores() -> None:
     two = ModelCard("m", net, (ClassInfo("a", "#ff0000"), ClassInfo("b", "#00ff00")),
                     levels_trained=(1, 2))  # fmt: skip
     assert figures(two) == {
-        1: (None, "Dice", None, "megapixel"),
-        2: (None, "Dice", None, "megapixel"),
+        1: (None, "Dice", None, "megapixel", False),
+        2: (None, "Dice", None, "megapixel", False),
     }
     pooled = two.replace(scores={"2": {"dice_pooled": 0.5}})
     assert figures(pooled)[2].score == 0.5

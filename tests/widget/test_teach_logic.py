@@ -353,19 +353,19 @@ def test_save_as_keeps_the_file_and_the_draft_goes(
     script.improve(3, 0.7)
     script.done()
     qtbot.waitUntil(lambda: not dock.teach.tuning.running, timeout=WAIT)
-    target = tmp_path / "mein modell.safetensors"
+    target = tmp_path / "my new model.safetensors"
     content = Path(script.out).read_bytes()
     monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *a, **k: ("", ""))
     part(dock, "save_model_button").click()
     assert dock.selection.model_value == script.out  # nothing was chosen
     monkeypatch.setattr(
-        QFileDialog, "getSaveFileName", lambda *a, **k: (str(tmp_path / "mein modell"), "")
+        QFileDialog, "getSaveFileName", lambda *a, **k: (str(tmp_path / "my new model"), "")
     )
     part(dock, "save_model_button").click()
     qtbot.waitUntil(lambda: dock.selection.model_value == str(target), timeout=WAIT)
     assert target.read_bytes() == content
     assert not Path(script.out).exists()
-    assert part(dock, "model_combo").currentText() == "mein modell"
+    assert part(dock, "model_combo").currentText() == "my new model"
     assert not part(dock, "save_model_button").isEnabled()
     part(dock, "revert_button").click()
     assert dock.selection.model_value == "nuclei"

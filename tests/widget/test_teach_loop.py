@@ -1,4 +1,4 @@
-"""The whole loop in a real viewer with the real engine: paint by mouse, fine-tune, save, segment."""
+"""The whole loop in a real viewer with the real engine: paint, fine-tune, save, segment."""
 
 from __future__ import annotations
 
@@ -204,10 +204,8 @@ def test_the_whole_loop(
     draw(dock, 1, (2.0, 2.0), (2.0, 9.0))
     assert layer.data[2, 5] == 1
     wait_for_end(dock, qtbot)
-    report = {
-        k: (part(dock, "report_table").item(k, 1).text(), part(dock, "report_table").item(k, 2).text())
-        for k in range(4)
-    }  # fmt: skip
+    table = part(dock, "report_table")
+    report = {k: (table.item(k, 1).text(), table.item(k, 2).text()) for k in range(4)}
     assert status(dock).startswith("done:"), status(dock)
     assert float(report[3][1]) > float(report[3][0]), report
     tuned = dock.selection.model_value
