@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
             f"{len(args.painted)} painted; give them in the same order."
         )
     from napari_unetpp.core.tune.finetune import finetune
-    from napari_unetpp.core.tune.tune import TeacherChosen
+    from napari_unetpp.core.tune.result import TeacherChosen
 
     written = False
 

@@ -105,16 +105,16 @@ def test_a_slip_ends_in_one_line(
 def test_stopping_keeps_the_best_so_far(
     folder: Path, models: dict[str, Path], command: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from napari_unetpp.core.tune.tune import FineTuning
+    from napari_unetpp.core.tune.learner import Learner
 
-    train = FineTuning._train
+    step = Learner.step
 
     def interrupted(self: Any, *args: Any) -> float:
-        if self.step == 5:
+        if self.steps == 5:
             raise KeyboardInterrupt
-        return train(self, *args)
+        return step(self, *args)
 
-    monkeypatch.setattr(FineTuning, "_train", interrupted)
+    monkeypatch.setattr(Learner, "step", interrupted)
     result = command(*words(folder, "scratch"))
     assert result.code == 130
     assert "mine.safetensors is the best model so far" in result.err

@@ -12,12 +12,12 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from napari_unetpp.core.config import ModelCard
 from napari_unetpp.core.data.augment import UNLABELLED
 from napari_unetpp.core.data.sampling import Sample
 from napari_unetpp.core.nn.network import NestedUNet
+from napari_unetpp.core.nn.padding import pad_to_multiple
 
 # Largest pass in pixels or voxels; a larger sample is scored in pieces.
 LIMIT = 2**21
@@ -35,14 +35,6 @@ def _pieces(space: tuple[int, ...]) -> Iterator[tuple[slice, ...]]:
         for piece in _pieces(part):
             shifted = slice(piece[axis].start + start, piece[axis].stop + start)
             yield (*piece[:axis], shifted, *piece[axis + 1 :])
-
-
-def _pad(x: Tensor, multiple: int) -> Tensor:
-    """Repeat the edge until every size is a multiple; (1, C, *space)."""
-    pads: list[int] = []
-    for n in reversed(x.shape[2:]):
-        pads += [0, -n % multiple]
-    return F.pad(x, pads, mode="replicate") if any(pads) else x
 
 
 def class_masks(probabilities: Tensor, card: ModelCard) -> Tensor:
@@ -114,7 +106,7 @@ def _counts(
     for region in _pieces(sample.space):
         image = np.asarray(sample.image[(slice(None), *region)], np.float32)
         labels = torch.from_numpy(np.array(sample.labels[region])).long()
-        x = _pad(torch.from_numpy(image)[None].to(device), 2**network.config.levels)
+        x = pad_to_multiple(torch.from_numpy(image)[None].to(device), 2**network.config.levels)
         labelled = (labels != UNLABELLED)[None]
         truth = labels[None] == values.view(-1, *([1] * labels.ndim))  # (classes, *space)
         inside = (slice(None), *(slice(0, n) for n in labels.shape))

@@ -30,7 +30,10 @@ WINDOW = {2: 512, 3: 64}
 """Size of a window along each axis; an image that is hardly larger is one window."""
 
 LIMIT = {2: 16, 3: 12}
-"""Windows that are held, those with the most paint."""
+"""Windows with paint that are held, over all images."""
+
+FREE = {2: 8, 3: 4}
+"""Windows without paint that are held, so that the rest of a stack or volume is learned too."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,11 +143,15 @@ def values_of(labels: NDArray[Any]) -> list[int]:
 
 
 def painted_values(pair: Painted) -> list[int]:
-    """Return the painted values of an image's labels, without 0; read in one piece."""
-    labels = np.asarray(pair.labels.data)
-    if pair.dense:
-        return [v + 1 for v in ([0] if (labels == 0).any() else []) + values_of(labels)]
-    return values_of(labels)
+    """Return the painted values of an image's labels, without 0; read plane by plane."""
+    data, found = pair.labels.data, set()
+    lead = data.shape[: max(len(data.shape) - 2, 0)]
+    for index in np.ndindex(*lead):
+        plane = np.asarray(data[(*(slice(k, k + 1) for k in index), slice(None), slice(None))])
+        found |= {*values_of(plane)}
+        if pair.dense and (plane == 0).any():
+            found.add(0)
+    return sorted(v + 1 for v in found) if pair.dense else sorted(found)
 
 
 def check_values(values: Sequence[int], card: ModelCard, *, scratch: bool) -> list[str]:
@@ -196,10 +203,17 @@ def check_values(values: Sequence[int], card: ModelCard, *, scratch: bool) -> li
     return notes
 
 
-def windows(
-    pair: Painted, card: ModelCard, split: Split, read: tuple[Source, Source, dict[str, Any]]
-) -> list[Window]:
-    """Cut the windows of an image that hold paint.
+@dataclass(frozen=True, eq=False)
+class _Place:
+    """A region of a plane or volume that may become a window; `paint` is how much lies in it."""
+
+    part: int
+    region: Region
+    paint: int
+
+
+class Reader:
+    """Cuts windows out of an image and its painted labels.
 
     Parameters
     ----------
@@ -211,48 +225,109 @@ def windows(
         Already updated with these labels.
     read : tuple
         What `painted_parts` returned.
+    """
+
+    def __init__(
+        self,
+        pair: Painted,
+        card: ModelCard,
+        split: Split,
+        read: tuple[Source, Source, dict[str, NDArray[Any]]],
+    ) -> None:
+        self._pair, self._card, self._split = pair, card, split
+        self._source, _, self._by_part = read
+        self._space: Space = space_for(self._source)
+        self._normalisers, _ = self._source.fit()
+
+    def _labels(self, part: int) -> NDArray[np.uint8] | None:
+        """Return a part's labels on the model's grid, 255 unlabelled; None without paint."""
+        values = self._by_part.get(f"{self._pair.name}#{part}")
+        if values is None:
+            return None
+        found = to_model_grid(values, self._pair.image, self._card)
+        return np.where(found > 0, found - 1, UNLABELLED).astype(np.uint8)
+
+    def painted(self) -> list[_Place]:
+        """Return the regions that hold paint, those with the most first."""
+        rows = []
+        for part in range(len(self._source.parts)):
+            labels = self._labels(part)
+            if labels is None:
+                continue
+            amounts = [
+                (r, int((labels[r] != UNLABELLED).sum())) for r in _regions(self._space.shape)
+            ]
+            rows += [_Place(part, region, amount) for region, amount in amounts if amount]
+        return sorted(rows, key=lambda row: -row.paint)
+
+    def free(self, count: int) -> list[_Place]:
+        """Return regions without paint, evenly spaced over the image."""
+        if not self._by_part:
+            return []
+        painted = {(p.part, str(p.region)) for p in self.painted()}
+        rows = [
+            _Place(part, region, 0)
+            for part in range(len(self._source.parts))
+            for region in _regions(self._space.shape)
+            if (part, str(region)) not in painted
+        ]
+        chosen = np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int)
+        return [rows[k] for k in chosen]
+
+    def window(self, place: _Place) -> Window:
+        """Read a region."""
+        part = self._source.parts[place.part]
+        x, _ = self._space.load(part, Tile(place.region, place.region), self._normalisers)
+        labels = self._labels(place.part) if place.paint else None
+        if labels is None:
+            blank = np.zeros(x.shape[1:], np.uint8)
+            return Window(self._pair.name, x, blank + np.uint8(UNLABELLED), blank)
+        name = f"{self._pair.name}#{place.part}"
+        side = self._split.side_of(name, self._by_part[name].shape)
+        sides = to_model_grid(side, self._pair.image, self._card)[place.region]
+        cut = labels[place.region].copy()
+        return Window(
+            self._pair.name, x, cut, np.where(cut == UNLABELLED, 0, sides).astype(np.uint8)
+        )
+
+
+def windows(readers: Sequence[Reader], ndim: int) -> list[Window]:
+    """Cut windows around the paint of all images, and some without paint.
+
+    Parameters
+    ----------
+    readers : sequence of Reader
+        One for each image.
+    ndim : {2, 3}
+        Of the network.
 
     Returns
     -------
     list of Window
-        Those with the most paint, at most `LIMIT`.
+        With paint at most `LIMIT`, every image's best before any image's second, then by the
+        amount; after them at most `FREE` without paint, which a teacher fills.
     """
-    source, _, by_part = read
-    normalisers, _ = source.fit()
-    space = space_for(source)
-    found: list[tuple[int, Window]] = []
-    for number, part in enumerate(source.parts):
-        name = f"{pair.name}#{number}"
-        if name not in by_part:
-            continue
-        values = to_model_grid(by_part[name], pair.image, card)
-        sides = to_model_grid(split.side_of(name, by_part[name].shape), pair.image, card)
-        labels = np.where(values > 0, values - 1, UNLABELLED).astype(np.uint8)
-        sides = np.where(labels == UNLABELLED, 0, sides).astype(np.uint8)
-        for region in _regions(labels != UNLABELLED, space):
-            x, _ = space.load(part, Tile(region, region), normalisers)
-            window = Window(pair.name, x, labels[region].copy(), sides[region].copy())
-            found.append((int((window.labels != UNLABELLED).sum()), window))
-    found.sort(key=lambda row: -row[0])
-    return [window for _, window in found[: LIMIT[len(card.axes)]]]
+    rows = []
+    for reader in readers:
+        for rank, place in enumerate(reader.painted()):
+            rows.append((rank, -place.paint, reader, place))
+    rows.sort(key=lambda row: row[:2])
+    chosen = sorted(rows[: LIMIT[ndim]], key=lambda row: row[1])
+    found = [reader.window(place) for _, _, reader, place in chosen]
+    each = -(-FREE[ndim] // max(len(readers), 1))
+    free = [(reader, place) for reader in readers for place in reader.free(each)]
+    return found + [reader.window(place) for reader, place in free[: FREE[ndim]]]
 
 
-def _regions(paint: NDArray[np.bool_], space: Space) -> list[Region]:
-    """Return the windows that hold paint, those with the most first."""
-    ndim = paint.ndim
-    size = WINDOW[ndim]
+def _regions(shape: Sequence[int]) -> list[Region]:
+    """Return the regions that a plane or volume is cut into."""
+    size = WINDOW[len(shape)]
     spans = []
-    for n in space.shape:
+    for n in shape:
         pieces = max(1, round(n / size)) if n > 1.5 * size else 1
         edges = np.linspace(0, n, pieces + 1).astype(int)
         spans.append(list(itertools.pairwise(edges.tolist())))
-    rows = []
-    for corner in itertools.product(*spans):
-        region = tuple(slice(a, b) for a, b in corner)
-        if amount := int(paint[region].sum()):
-            rows.append((amount, region))
-    rows.sort(key=lambda row: -row[0])
-    return [region for _, region in rows[: LIMIT[ndim]]]
+    return [tuple(slice(a, b) for a, b in corner) for corner in itertools.product(*spans)]
 
 
 def _size(source: Source) -> str:

@@ -23,7 +23,6 @@ from napari_unetpp.core.data.augment import UNLABELLED
 from napari_unetpp.core.data.sampling import make_targets
 from napari_unetpp.core.tune.inputs import Window
 from napari_unetpp.core.tune.strokes import TRAINING
-from napari_unetpp.core.tune.teacher import confidence
 
 ANYWHERE = 0.4
 """Share of patches that are drawn anywhere, for the teacher; the rest around strokes."""
@@ -91,10 +90,9 @@ class PatchDrawer:
                 by_value.setdefault(int(value), []).append(np.hstack([lead, places]))
         self._places = [np.concatenate(by_value[v]) for v in sorted(by_value)]
 
-    def teach(self, number: int, channels: NDArray[np.float32]) -> None:
-        """Set what the teacher says of a window: its channels, (channels, *space)."""
-        self.maps[number] = channels
-        self.sure[number] = confidence(channels, self.card)
+    def teach(self, number: int, maps: NDArray[np.float32], sure: NDArray[np.float32]) -> None:
+        """Set what the teacher says of a window and how sure it is, (channels, *space) both."""
+        self.maps[number], self.sure[number] = maps, sure
 
     def _centre(self, rng: np.random.Generator) -> tuple[int, list[int]]:
         if not self._places or rng.random() < ANYWHERE:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from napari_unetpp.core.config import ModelCard
 from napari_unetpp.core.model.modelfile import Model
 from napari_unetpp.core.run.runtime import Runner, choose_device
-from napari_unetpp.core.tune.tune import TuneResult
+from napari_unetpp.core.tune.result import TuneResult
 
 CLOSE = 0.01
 """A level that is at most this much below the best one is as good."""

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
-from torch.nn import functional as F
 
 from napari_unetpp.core.config import ModelCard
 from napari_unetpp.core.data.augment import UNLABELLED
 from napari_unetpp.core.nn.network import NestedUNet
+from napari_unetpp.core.nn.padding import pad_to_multiple
+from napari_unetpp.core.run.results import labels_of
 from napari_unetpp.core.tune.inputs import Window
 
 SIDE = {2: 256, 3: 64}
@@ -30,11 +30,7 @@ CROPS = 8
 
 def decide(channels: NDArray[np.float32], card: ModelCard) -> NDArray[np.uint8]:
     """Return the class map that a model's channels stand for, (*space)."""
-    if card.network.activation == "softmax":
-        return np.asarray(channels.argmax(axis=0), np.uint8)
-    classes = channels[card.class_channels]
-    winner = classes.argmax(axis=0) + 1
-    return np.asarray(np.where(classes.max(axis=0) > card.threshold, winner, 0), np.uint8)
+    return labels_of(channels[: card.class_channels.stop], card, card.threshold).astype(np.uint8)
 
 
 class Counts:
@@ -125,14 +121,6 @@ def crops(windows: Sequence[Window], side: int) -> list[Window]:
     return found
 
 
-def pad(x: Tensor, multiple: int) -> Tensor:
-    """Repeat the edge until every size is a multiple; (N, C, *space)."""
-    pads: list[int] = []
-    for n in reversed(x.shape[2:]):
-        pads += [0, -n % multiple]
-    return F.pad(x, pads, mode="replicate") if any(pads) else x
-
-
 def head_probabilities(
     network: NestedUNet, image: NDArray[np.float32], precision: str = "float32"
 ) -> dict[int, NDArray[np.float32]]:
@@ -141,7 +129,7 @@ def head_probabilities(
     space = image.shape[1:]
     last = torch.channels_last if len(space) == 2 else torch.channels_last_3d
     x = torch.from_numpy(np.ascontiguousarray(image, np.float32))[None].to(device)
-    x = pad(x, 2**network.config.levels).contiguous(memory_format=last)
+    x = pad_to_multiple(x, 2**network.config.levels).contiguous(memory_format=last)
     mode = network.training
     network.eval()
     inside = tuple(slice(0, n) for n in space)

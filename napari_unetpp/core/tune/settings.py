@@ -15,13 +15,19 @@ BATCH = {2: 4, 3: 2}
 FEW_PIXELS = 100
 """With fewer training pixels than this, or one class alone, the encoder is left as it is."""
 
-RATES = {"base": 3e-4}
+RATES = {"base": 3e-4, "forest and base": 5e-4}
 """Peak learning rate by teacher; where the base teaches it is right on most already, and at the
 rate of the others it forgot other images of its kind (IoU 0.82 to 0.72, now 0.79)."""
 RATE = 5e-3
 
-LEARNED = 4
-"""Windows, those with the most paint, on which the network joins its teacher at half time."""
+LEARNED = {2: 2**20, 3: 2**20}
+"""Pixels, those of the windows with the most paint, on which the network joins its teacher."""
+
+JOINS = (0.5,)
+"""Shares of the budget at which the network joins the forest as its own teacher."""
+
+TEACHING = 0.3
+"""Share of the budget that preparing the teacher may take."""
 
 AVERAGE = 0.9
 """Decay of the running mean of the weights, which is what is scored and kept."""

@@ -7,108 +7,51 @@ Knows windows, teacher and network; writes no file.
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from napari_unetpp.core.config import ModelCard
+from napari_unetpp.core.data.augment import UNLABELLED
 from napari_unetpp.core.errors import InputError
 from napari_unetpp.core.events import Event, Note, StepDone, Validated
 from napari_unetpp.core.model.modelfile import Model
-from napari_unetpp.core.nn.losses import cross_entropy, deep_supervision_loss
 from napari_unetpp.core.nn.network import NestedUNet
-from napari_unetpp.core.train.settings import learning_rate_factor
 from napari_unetpp.core.tune.inputs import (
     Painted,
+    Reader,
     Window,
     check_values,
     painted_parts,
     values_of,
     windows,
 )
-from napari_unetpp.core.tune.patches import PatchDrawer, TunedBatch
+from napari_unetpp.core.tune.keeping import TOWARDS, Keeper, towards
+from napari_unetpp.core.tune.learner import Learner
+from napari_unetpp.core.tune.patches import PatchDrawer
+from napari_unetpp.core.tune.result import TeacherChosen, TuneResult
+from napari_unetpp.core.tune.retention import Retention
 from napari_unetpp.core.tune.scoring import Score, crops, head_probabilities, score_network
 from napari_unetpp.core.tune.settings import (
-    AVERAGE,
     BATCH,
     FEW_PIXELS,
+    JOINS,
     LEARNED,
     PATCH,
     RATE,
     RATES,
+    TEACHING,
     TuneConfig,
 )
-from napari_unetpp.core.tune.start import freeze_encoder, hold_norms, start_network
+from napari_unetpp.core.tune.start import freeze_encoder, start_network
 from napari_unetpp.core.tune.strokes import HELD_OUT, TRAINING, Split, painted_counts
-from napari_unetpp.core.tune.teacher import (
-    Forest,
-    as_channels,
-    features,
-    fit_forest,
-    score_maps,
-)
+from napari_unetpp.core.tune.teacher import Teaching, choose, confidence, fit_forest
 
-
-@dataclass(frozen=True)
-class TeacherChosen(Event):
-    """Who teaches the unpainted rest.
-
-    Attributes
-    ----------
-    name : str
-        ``"forest"``, ``"base"`` or ``"none"``.
-    scores : dict of str to float or None
-        IoU of the candidates on held-out strokes, where there are any.
-    """
-
-    name: str
-    scores: dict[str, float | None] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class TuneResult:
-    """What a fine-tuning ends with.
-
-    Attributes
-    ----------
-    network : NestedUNet
-        The best state, in evaluation mode, on the CPU.
-    before, after : Score, optional
-        Of the base and of the result on held-out strokes; None where there are none (or no
-        base).
-    base_kept : bool
-        Nothing was better than the base, so it stays.
-    best_step, steps : int
-        Step of the best state, and steps done.
-    seconds : float
-        Time spent.
-    teacher : TeacherChosen
-        Who taught.
-    scope : str
-        ``"all"`` or ``"decoder"``.
-    notes : tuple of str
-        Sentences about what the paint does not show.
-    painted : dict of int to tuple of int
-        Painted pixels by value: for training, held out.
-    """
-
-    network: NestedUNet
-    before: Score | None
-    after: Score | None
-    base_kept: bool
-    best_step: int
-    steps: int
-    seconds: float
-    teacher: TeacherChosen
-    scope: str
-    notes: tuple[str, ...]
-    painted: dict[int, tuple[int, int]]
+__all__ = ["FineTuning", "TeacherChosen", "scoring_is_due"]
 
 
 def scoring_is_due(step: int) -> bool:
@@ -145,17 +88,18 @@ class FineTuning:
         self.split, self.config = split, config
         self.network = start_network(card, base, config.seed)
         self.windows: list[Window] = []
-        self.maps: list[NDArray[np.float32]] = []
+        self.teaching = Teaching([], [], (), {})
         self.teacher = TeacherChosen("none")
+        self.retention: Retention | None = None
         self.step = 0
         self.before: Score | None = None
-        self.after: Score | None = None
-        self.best_step = 0
         self.notes: list[str] = []
         self.painted: dict[int, tuple[int, int]] = {}
         self.scope = "all"
         self._new_classes = base is not None and len(card.classes) > len(base.card.classes)
-        self._best = {k: v.clone() for k, v in self.network.state_dict().items()}
+        self.state = self.network
+        self.keeper = Keeper(self.network, None)
+        self._start = {k: v.clone() for k, v in self.network.state_dict().items()}
         self._started = self._ended = time.monotonic()
 
     @property
@@ -177,14 +121,15 @@ class FineTuning:
         """Return the best network so far, in evaluation mode, on the CPU."""
         with torch.random.fork_rng(devices=[]):
             network = NestedUNet(self.card.network)
-        network.load_state_dict(self._best)
+        network.load_state_dict(self.keeper.state)
         return network.eval()
 
     def result(self) -> TuneResult:
         """Return where the fine-tuning stands."""
-        kept = self.base is not None and self.best_step == 0
+        keeper = self.keeper
+        kept = self.base is not None and keeper.step == 0
         return TuneResult(
-            self.best(), self.before, self.after, kept, self.best_step, self.step, self.seconds,
+            self.best(), self.before, keeper.score, kept, keeper.step, self.step, self.seconds,
             self.teacher, self.scope, tuple(self.notes), dict(self.painted),
         )  # fmt: skip
 
@@ -219,7 +164,7 @@ class FineTuning:
         if self.base is not None:
             self.before = self._score(self.network, held_out)
             if not self._new_classes:  # a base that lacks a class cannot be the better one
-                self.after = self.before
+                self.keeper = Keeper(self.network, self.before)
             if self.before is not None:
                 yield self._validated(self.before, best=True)
         self._choose_teacher()
@@ -234,8 +179,12 @@ class FineTuning:
         self.notes = check_values(values, self.card, scratch=self.base is None)
         # All at once: strokes of a class are dealt over the images together.
         self.split.update({part: labels for row in read for part, labels in row[2].items()})
-        for pair, row in zip(self.pairs, read, strict=True):
-            self.windows += windows(pair, self.card, self.split, row)
+        readers = [
+            Reader(pair, self.card, self.split, row)
+            for pair, row in zip(self.pairs, read, strict=True)
+        ]
+        self.windows = windows(readers, self.card.network.ndim)
+        for row in read:
             for part, labels in row[2].items():
                 side = self.split.side_of(part, labels.shape)
                 for value, count in painted_counts(labels, side).items():
@@ -244,7 +193,7 @@ class FineTuning:
                         old[0] + int(count[TRAINING]),
                         old[1] + int(count[HELD_OUT]),
                     )
-        if not self.windows:
+        if not any((w.labels != UNLABELLED).any() for w in self.windows):
             raise InputError("the paint vanishes on the model's grid; paint larger strokes.")
         total = sum(row[0] for row in self.painted.values())
         little = total < FEW_PIXELS or len(self.painted) < 2
@@ -254,50 +203,35 @@ class FineTuning:
         if self.scope == "decoder":
             freeze_encoder(self.network)
 
-    def _base_maps(self) -> list[NDArray[np.float32]]:
-        """Return what the base says of every window: the mean of its heads."""
-        found = []
-        for window in self.windows:
-            heads = head_probabilities(self.network, window.image, self.config.precision)
-            found.append(np.mean(list(heads.values()), axis=0).astype(np.float32))
-        return found
-
-    def _forest_maps(self) -> list[NDArray[np.float32]] | None:
-        """Return what a forest says of every window; None where it has nothing to learn."""
-        sets = [features(window.image) for window in self.windows]
-        forest: Forest | None = fit_forest(
-            list(zip(sets, self.windows, strict=True)), self.config.seed
-        )
-        if forest is None:
-            return None
-        count = len(self.card.classes)
-        return [as_channels(forest.probabilities(one, count), self.card) for one in sets]
-
     def _choose_teacher(self) -> None:
-        """Ask the held-out strokes who teaches; without any, the training strokes."""
-        wanted = self.config.teacher
-        knows = self.base is not None and not self._new_classes
-        maps: dict[str, list[NDArray[np.float32]]] = {}
-        if wanted in ("auto", "base") and knows:
-            maps["base"] = self._base_maps()
-        if wanted in ("auto", "forest") and (found := self._forest_maps()) is not None:
-            maps["forest"] = found
-        held = {name: score_maps(m, self.windows, self.card) for name, m in maps.items()}
-        if not maps:
-            channels = self.card.network.out_channels
-            self.maps = [np.zeros((channels, *w.space), np.float32) for w in self.windows]
-            return
-        name = next(iter(maps))
-        if len(maps) == 2:
-            base, forest = held["base"], held["forest"]
-            if base is not None and forest is not None:
-                name = "base" if base >= forest else "forest"
-            else:
-                # A forest is always right on its own strokes, so the base alone is asked.
-                own = score_maps(maps["base"], self.windows, self.card, TRAINING)
-                name = "base" if own is None or own >= 0.7 else "forest"
-        self.maps = maps[name]
-        self.teacher = TeacherChosen(name, held)
+        """Ask base and forest, and give every class the one that held-out strokes favour."""
+        wanted, first = self.config.teacher, time.monotonic()
+        known = 0 if self.base is None else len(self.base.card.classes)
+        patience = self.config.max_seconds * TEACHING
+
+        def enough() -> bool:
+            # With planned steps no clock reaches the weights.
+            return self.config.steps is None and time.monotonic() - first > patience
+
+        heads: list[NDArray[np.float32]] = []
+        if known:
+            for window in self.windows:
+                if heads and enough():
+                    break
+                found = head_probabilities(self.network, window.image, self.config.precision)
+                heads.append(np.stack(list(found.values())))
+            del self.windows[len(heads) :]  # those with the least paint; there is no time for them
+        base = [h.mean(axis=0) for h in heads] if known and wanted in ("auto", "base") else None
+        forest = None
+        if wanted in ("auto", "forest"):
+            own = [h.reshape(-1, *h.shape[2:]) for h in heads] if known else None
+            forest = fit_forest(self.windows, own, self.card, self.config.seed, enough)
+        self.teaching = choose(base, forest, self.windows, self.card, known)
+        self.teacher = TeacherChosen(self.teaching.name, self.teaching.scores)
+        if base is not None and set(self.teaching.by_class) > {"base"}:
+            self.retention = Retention(
+                self.windows, base, self.teaching.by_class, self.card, self.config.precision
+            )
 
     def _drawer(self) -> PatchDrawer:
         ndim, multiple = self.card.network.ndim, 2**self.card.network.levels
@@ -307,99 +241,82 @@ class FineTuning:
             for p, n in zip(PATCH[ndim], largest, strict=True)
         )
         drawer = PatchDrawer(self.windows, self.card, patch, BATCH[ndim], self.config.seed)
-        if self.teacher.name != "none":
-            for number, channels in enumerate(self.maps):
-                drawer.teach(number, channels)
+        for number, (maps, sure) in enumerate(
+            zip(self.teaching.maps, self.teaching.sure, strict=True)
+        ):
+            drawer.teach(number, maps, sure)
         return drawer
 
     def _loop(self, held_out: list[Window]) -> Generator[Event, None, None]:
         drawer = self._drawer()
-        trained = [p for p in self.network.parameters() if p.requires_grad]
         peak = self.config.learning_rate or RATES.get(self.teacher.name, RATE)
-        optimiser = torch.optim.AdamW(trained, lr=peak, weight_decay=1e-4)
-        average = copy.deepcopy(self.network).eval().requires_grad_(False)
-        scored, joined = 0, self.teacher.name == "none"
+        learner = Learner(self.network, self.card, self.config, peak, self.base is not None)
+        joins, scored = list(JOINS), 0
         while self.progress < 1.0 or self.step == 0:
-            for group in optimiser.param_groups:
-                group["lr"] = peak * learning_rate_factor(self._annealing())
-            loss = self._train(drawer.batch(self.step), optimiser)
+            loss = learner.step(drawer.batch(self.step), self._annealing())
             self.step += 1
-            _follow(average, self.network, min(AVERAGE, self.step / (self.step + 4)))
             self._ended = time.monotonic()
             total = self.config.steps or max(self.step, round(self.step / self.progress))
             yield StepDone(self.step, total, loss, self.seconds)
-            if not joined and self._annealing() >= 0.5:
-                self._join_teacher(drawer, average)
-                joined = True
+            if joins and self._annealing() >= joins[0]:
+                joins.pop(0)
+                self._join_teacher(drawer, learner.average)
             if scoring_is_due(self.step):
                 scored = self.step
-                yield self._keep(average, held_out)
+                yield self._keep(learner.average, held_out)
         if scored != self.step:
-            yield self._keep(average, held_out)
+            yield self._keep(learner.average, held_out)
         self._ended = time.monotonic()
 
     def _join_teacher(self, drawer: PatchDrawer, average: NestedUNet) -> None:
-        """From half time on the teacher is the mean of itself and of the network.
+        """Make the forest the mean of itself and of the network, which is better by now.
 
-        The network has become better than the forest by then, and surer where both agree.
+        What the base teaches stays as it is: nothing is to drift there.
         """
-        for number, window in enumerate(self.windows[:LEARNED]):
+        rows = [k for k, name in enumerate(self.teaching.by_class) if name == "forest"]
+        if not rows:
+            return
+        first = self.card.class_channels.start
+        channels = [first + k for k in rows]
+        if self.card.network.activation == "softmax":
+            channels = list(range(self.card.network.out_channels))
+        done = 0
+        for number, window in enumerate(self.windows):
+            if done >= LEARNED[window.labels.ndim]:
+                break
+            done += window.labels.size
             heads = head_probabilities(average, window.image, self.config.precision)
             own = np.mean(list(heads.values()), axis=0)
-            drawer.teach(number, (0.5 * self.maps[number] + 0.5 * own).astype(np.float32))
-
-    def _train(self, batch: TunedBatch, optimiser: torch.optim.Optimizer) -> float:
-        """Do one step and return its loss."""
-        device = torch.device(self.config.device)
-        network, activation = self.network, self.card.network.activation
-        network.train()
-        if self.base is not None:
-            hold_norms(network)
-        last = torch.channels_last if batch.image.ndim == 4 else torch.channels_last_3d
-        image = batch.image.to(device).contiguous(memory_format=last)
-        enabled = self.config.precision == "bfloat16"
-        with torch.autocast(device.type, torch.bfloat16, enabled=enabled):
-            heads = network.forward_heads(image)
-        # Two means: the few painted pixels weigh as much as all the others together.
-        loss = deep_supervision_loss(
-            heads, batch.target.to(device), batch.known.to(device), activation,
-            auxiliary=len(self.card.auxiliary),
-        )  # fmt: skip
-        soft, sure = batch.soft.to(device), batch.sure.to(device)
-        for logits in heads.values():
-            loss = loss + cross_entropy(logits.float(), soft, sure, activation)
-        optimiser.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss)
-        norm = torch.nn.utils.clip_grad_norm_(network.parameters(), 12.0)
-        if bool(torch.isfinite(loss)) and bool(torch.isfinite(norm)):
-            optimiser.step()
-        return float(loss.detach())
+            maps = self.teaching.maps[number].copy()
+            maps[channels] = 0.5 * maps[channels] + 0.5 * own[channels]
+            sure = self.teaching.sure[number].copy()
+            sure[channels] = confidence(maps, self.card)[channels]
+            drawer.teach(number, maps, sure)
 
     def _score(self, network: NestedUNet, held_out: list[Window]) -> Score | None:
         return score_network(network, held_out, self.card, HELD_OUT, self.config.precision)
 
     def _keep(self, average: NestedUNet, held_out: list[Window]) -> Validated:
-        """Score the running mean of the weights and keep it if it is the best."""
-        score = self._score(average, held_out)
+        """Score a state and keep it if it deserves it."""
+        self.state = state = self.candidate(average)
+        score = self._score(state, held_out)
         self._ended = time.monotonic()
-        # Without anything held out the last state is the best that is known.
-        better = score is None or score.better_than(self.after)
-        if better:
-            self.after, self.best_step = score, self.step
-            self._best = {k: v.detach().cpu().clone() for k, v in average.state_dict().items()}
-        return self._validated(score, best=better)
+        return self._validated(score, best=self.keeper.offer(self.step, score, state))
+
+    def candidate(self, average: NestedUNet) -> NestedUNet:
+        """Return the network that stands for a state: a part of the way from the base to it.
+
+        As large a part as leaves alone what the base teaches; the smallest one if none does,
+        which the held-out strokes then judge.
+        """
+        if self.base is None:
+            return average
+        for share in TOWARDS:
+            state = towards(average, self._start, share)
+            if self.retention is None or self.retention.keeps(state):
+                break
+        return state
 
     def _validated(self, score: Score | None, *, best: bool) -> Validated:
         iou = {} if score is None else score.iou
         return Validated(self.step, {k: {"iou_strokes": v} for k, v in iou.items()}, best)
-
-
-def _follow(average: NestedUNet, network: NestedUNet, decay: float) -> None:
-    """Move a running mean of the weights towards a network's; counts are copied."""
-    own: dict[str, Tensor] = network.state_dict()
-    with torch.no_grad():
-        for name, value in average.state_dict().items():
-            if value.is_floating_point() and "running_" not in name:
-                value.lerp_(own[name], 1.0 - decay)
-            else:
-                value.copy_(own[name])

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from napari_unetpp.core.tune.report import cheapest_level, make_report, sentences
+from napari_unetpp.core.tune.result import TeacherChosen, TuneResult
 from napari_unetpp.core.tune.scoring import Score
-from napari_unetpp.core.tune.tune import TeacherChosen, TuneResult
 from tests.core.tune.conftest import small_model
 
 MODEL = small_model()

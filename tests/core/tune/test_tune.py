@@ -9,17 +9,19 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from napari_unetpp.core.data.augment import UNLABELLED
 from napari_unetpp.core.data.image import Image
 from napari_unetpp.core.errors import InputError
 from napari_unetpp.core.events import Event, Note, StepDone, Validated, drain
 from napari_unetpp.core.model.modelfile import Model
-from napari_unetpp.core.tune.inputs import Painted
+from napari_unetpp.core.tune.inputs import FREE, Painted
 from napari_unetpp.core.tune.patches import PatchDrawer
+from napari_unetpp.core.tune.result import TeacherChosen, TuneResult
 from napari_unetpp.core.tune.scoring import Score, head_probabilities
 from napari_unetpp.core.tune.settings import TuneConfig
 from napari_unetpp.core.tune.start import grown_card, scratch_card, start_network
 from napari_unetpp.core.tune.strokes import HELD_OUT, TRAINING, Split
-from napari_unetpp.core.tune.tune import FineTuning, TeacherChosen, TuneResult
+from napari_unetpp.core.tune.tune import FineTuning
 from tests.core.tune.conftest import painted, small_model
 
 
@@ -147,18 +149,6 @@ def test_a_base_that_is_better_stays(image: Image, paint: NDArray[np.uint8]) -> 
     assert all(torch.equal(v, kept[k]) for k, v in base.network.state_dict().items())
 
 
-def test_the_base_teaches_where_it_is_better(image: Image, paint: NDArray[np.uint8]) -> None:
-    job = tuning(painted(image, paint), small_model())
-    job._read()
-    right = np.stack([(job.windows[0].image[0] > 0.5).astype(np.float32)])
-    for name, base, forest in (("base", right, 1 - right), ("forest", 1 - right, right)):
-        job._base_maps = lambda m=base: [m]  # type: ignore[method-assign]
-        job._forest_maps = lambda m=forest: [m]  # type: ignore[method-assign]
-        job._choose_teacher()
-        assert job.teacher.name == name
-        assert job.maps[0] is right
-
-
 @pytest.mark.parametrize(("centre", "softmax"), [(True, False), (False, True)])
 def test_objects_and_softmax(
     image: Image, paint: NDArray[np.uint8], centre: bool, softmax: bool
@@ -226,7 +216,10 @@ def test_an_image_far_larger_than_memory_is_read_around_the_paint() -> None:
     pair = Painted("big", Image(Lazy(), "YX"), Image(Paint(), "YX"))
     job = tuning(pair, small_model())
     job._read()
-    assert len(job.windows) == 2
+    with_paint = [w for w in job.windows if (w.labels != UNLABELLED).any()]
+    assert len(with_paint) == 2
+    assert job.windows[:2] == with_paint
+    assert len(job.windows) == 2 + FREE[2]
     assert Lazy.read < 5_000_000  # a sample for the intensities, of 40 million pixels
 
 
@@ -236,9 +229,9 @@ def test_from_half_time_on_the_network_teaches_too(
     told: list[tuple[int, NDArray[np.float32]]] = []
     teach = PatchDrawer.teach
 
-    def heard(self: PatchDrawer, number: int, channels: NDArray[np.float32]) -> None:
-        told.append((job.step, channels))
-        teach(self, number, channels)
+    def heard(self: PatchDrawer, number: int, *maps: NDArray[np.float32]) -> None:
+        told.append((job.step, maps[0]))
+        teach(self, number, *maps)
 
     monkeypatch.setattr(PatchDrawer, "teach", heard)
     job = tuning(painted(image, paint), small_model(), steps=10, teacher="forest")
@@ -249,6 +242,25 @@ def test_from_half_time_on_the_network_teaches_too(
     assert own.min() > -1e-5
     assert own.max() < 1 + 1e-5
     assert np.abs(own - forest).max() > 0.01
+
+
+def test_two_images_share_windows_and_a_split() -> None:
+    """Every image's best window comes before any image's second; strokes are dealt together."""
+    pairs = []
+    for k in range(2):
+        labels = np.zeros((600, 1200), np.uint8)
+        labels[100 + k, 10:40], labels[500, 900:920] = 1, 2
+        pixels = np.random.default_rng(k).random((600, 1200)).astype(np.float32)
+        pairs.append(Painted(f"image {k}", Image(pixels, "YX"), Image(labels, "YX")))
+    base = small_model()
+    job = FineTuning(pairs, base.card, base, Split(0), TuneConfig())
+    job._read()
+    painted_windows = [w for w in job.windows if (w.labels != UNLABELLED).any()]
+    assert sorted(w.name for w in painted_windows) == ["image 0", "image 0", "image 1", "image 1"]
+    assert [int((w.labels != UNLABELLED).sum()) for w in painted_windows] == [30, 30, 20, 20]
+    for value in (0, 1):  # one stroke of each is on each side, over both images
+        sides = {int(s) for w in painted_windows for s in np.unique(w.sides[w.labels == value])}
+        assert sides == {TRAINING, HELD_OUT}
 
 
 # The smallest of paint
