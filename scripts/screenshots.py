@@ -26,6 +26,7 @@ from scipy import ndimage
 
 from napari_unetpp.core.data import phantoms
 from napari_unetpp.widget.dock import UNetPPWidget
+from napari_unetpp.widget.figures import in_words
 from napari_unetpp.widget.screen import camera_of
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -164,7 +165,7 @@ def teach(folder: Path, theme: str, names: tuple[str, ...], seconds: float) -> N
     column.verticalScrollBar().setValue(0)
     if "before" in names:
         scene.take("teach-before")
-    dock.teach.form.budget.set_choices([("30 s", seconds)], seconds)
+    dock.teach.form.budget.set_choices([(in_words(seconds), seconds)], seconds)
     scene.part("finetune_button").click()
     column.verticalScrollBar().setValue(column.verticalScrollBar().maximum())
     plot = scene.part("curve_plot")

@@ -220,7 +220,7 @@ def _place(viewer: Any, layer: Any, axes: str, model_axes: str) -> _Place | str:
         # Along the channels too: napari draws nothing there, but a channel is chosen apart.
         if axes[k] != "C" and not 0 <= n < shape[k]:
             return f"{layer.name} has nothing at this place of the {axes[k]} slider: move it."
-    scale = _unit_scale(viewer, layer)
+    scale = unit_scale(viewer, layer)
     center, half = _canvas(viewer)
     ring = center + half * np.array([(-1, -1), (-1, 1), (1, 1), (1, -1)])
     ring = ring * scale[displayed]
@@ -242,7 +242,7 @@ def _slice_of(
     if not hidden:
         return displayed, {}, {}
     inverse = np.linalg.inv(matrix)
-    point = np.asarray(dims.point, dtype=np.float64)[-layer.ndim :] * _unit_scale(viewer, layer)
+    point = np.asarray(dims.point, dtype=np.float64)[-layer.ndim :] * unit_scale(viewer, layer)
     # Only the sliced axes' part of the inverse, as napari slices.
     place = inverse[np.ix_(hidden, hidden)] @ point[hidden] + inverse[hidden, -1]
     place = np.nan_to_num(place)
@@ -259,7 +259,7 @@ def _canvas(viewer: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     return np.asarray(camera.center[-2:], dtype=np.float64), half
 
 
-def _unit_scale(viewer: Any, layer: Any) -> NDArray[np.float64]:
+def unit_scale(viewer: Any, layer: Any) -> NDArray[np.float64]:
     """Return how many of the layer's units one of the viewer's is, for each axis."""
     world = getattr(viewer.dims, "units", None)
     scale = np.ones(layer.ndim)

@@ -26,6 +26,7 @@ from napari_unetpp.widget.screen import (
     camera_of,
     on_screen,
     slice_region,
+    unit_scale,
     without_channels,
 )
 from napari_unetpp.widget.selection import Selection
@@ -207,10 +208,13 @@ class Suggesting:
         for letter, (start, stop), step in zip(
             where.axes, place.box, where.downsampling, strict=True
         ):
-            index[axes.index(letter)] = (start + stop - 1) / 2 * step + (step - 1) / 2
             if letter in "YX":
+                index[axes.index(letter)] = (start + stop - 1) / 2 * step + (step - 1) / 2
                 sides.append((stop - start) * step)
-        world = np.asarray(layer.data_to_world(index), dtype=float)
+            else:
+                index[axes.index(letter)] = (start + stop - 1) // 2 * step
+        units = unit_scale(self.viewer, layer)
+        world = np.asarray(layer.data_to_world(index), dtype=float) / units
         offset = self.viewer.dims.ndim - layer.ndim
         shown = set(self.viewer.dims.displayed)
         for k, value in enumerate(world):
@@ -221,7 +225,7 @@ class Suggesting:
         for position, axis in enumerate(self.viewer.dims.displayed):
             center[len(center) - len(shown) + position] = float(world[axis - offset])
         camera.center = tuple(center)
-        scale = float(np.abs(np.asarray(layer.scale)[-1]))
+        scale = float(np.abs(np.asarray(layer.scale)[-1]) / units[-1])
         canvas = getattr(self.viewer, "canvas", None)
         size = min(
             self.viewer._canvas_size if canvas is None else canvas.viewbox_size(self.viewer.layers)

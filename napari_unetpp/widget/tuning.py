@@ -34,6 +34,7 @@ from napari_unetpp.widget.relay import Relay
 from napari_unetpp.widget.report_table import verdict
 from napari_unetpp.widget.selection import Selection
 from napari_unetpp.widget.teach_form import TeachForm
+from napari_unetpp.widget.training_set_form import CHOSEN
 
 TELL_SECONDS = 0.15
 """Between two drawings of the curve."""
@@ -273,6 +274,8 @@ class Tuning:
             outcome = event.result
             self._learned(outcome.split)
             if outcome.path is not None:
+                # The next one goes on from here.
+                form.training.start.set_value(CHOSEN)
                 self._adopt(outcome.path)
             card = self.selection.card
             flat = card is None or card.axes == "YX"

@@ -18,6 +18,7 @@ from napari_unetpp.engine.job import Dispatcher, Job
 from napari_unetpp.engine.protocol import (
     EngineError,
     Noted,
+    Suggestion,
     TuneOutcome,
     TuneScored,
     TuneStep,
@@ -474,3 +475,110 @@ def test_nothing_happens_twice(
     assert dock.selection.model_value == "nuclei"
     script.done(base_kept=True)
     qtbot.waitUntil(lambda: not dock.teach.tuning.running, timeout=WAIT)
+
+
+def suggestions(script: Script, engine: Engine, monkeypatch: Any, *boxes: Any) -> list[Any]:
+    """Have the engine suggest these places; return the list of what it is asked."""
+    asked: list[Any] = []
+
+    def suggest(source: Any, request: Any, painted: Any = None, sink: Any = None) -> Job:
+        asked.append((source, request, painted, sink))
+        job = Job(100 + len(asked), "suggest", script.dispatcher, lambda job, dropped: None)
+        if sink is not None:
+            sink[...] = 0.5
+        job.finish("done", tuple(Suggestion(box, 0.5) for box in boxes))
+        return job
+
+    monkeypatch.setattr(engine, "suggest", suggest)
+    return asked
+
+
+@pytest.mark.parametrize("unit", ["µm", "mm"])
+def test_the_next_place_moves_camera_and_sliders(
+    make_dock: Callable[..., UNetPPWidget],
+    qtbot: Any,
+    script: Script,
+    engine: Engine,
+    monkeypatch: pytest.MonkeyPatch,
+    unit: str,
+) -> None:
+    boxes = (((7, 9), (10, 21), (30, 41)), ((1, 2), (40, 51), (0, 11)))
+    asked = suggestions(script, engine, monkeypatch, *boxes)
+    volume = np.zeros((12, 60, 80), np.uint8)
+    dock = make_dock(
+        data=volume, name="scan", scale=(2, 0.5, 0.5), translate=(0, 3, 0), units=(unit,) * 3
+    )
+    dock.selection.choose_model("ct-head-neck")
+    if unit == "mm":  # a second layer whose unit is another one
+        dock.viewer.add_image(volume, name="other", scale=(1, 1, 1), units=("µm",) * 3)
+        dock.selection.choose_layer(dock.viewer.layers["scan"])
+    part(dock, "next_region_button").click()
+    qtbot.waitUntil(lambda: "place 1 of 2" in status(dock), timeout=WAIT)
+    source, request, painted, sink = asked[0]
+    assert (source.axes, request.region) == ("ZYX", ((0, 12), (0, 60), (0, 80)))
+    assert (painted, sink) == (None, None)
+    layer = dock.viewer.layers["scan"]
+
+    def middle() -> list[float]:
+        camera = getattr(dock.viewer, "scene", dock.viewer).camera
+        world = np.array([dock.viewer.dims.point[0], *camera.center[-2:]])
+        per = [float((1 * a).to(b).magnitude) if a != b else 1.0
+               for a, b in zip(dock.viewer.dims.units, layer.units, strict=True)]  # fmt: skip
+        return [float(v) for v in layer.world_to_data(world * per)]
+
+    z, y, x = middle()
+    assert z == 7
+    np.testing.assert_allclose((y, x), (15, 35), atol=1e-6)
+    part(dock, "next_region_button").click()
+    np.testing.assert_allclose(middle(), (1, 45, 5), atol=1e-6)
+    assert len(asked) == 1  # the second place was known
+    part(dock, "next_region_button").click()
+    qtbot.waitUntil(lambda: len(asked) == 2, timeout=WAIT)
+
+
+def test_nothing_to_suggest_is_said(
+    make_dock: Callable[..., UNetPPWidget],
+    qtbot: Any,
+    blobs: np.ndarray,
+    script: Script,
+    engine: Engine,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked = suggestions(script, engine, monkeypatch)
+    dock = make_dock(data=blobs, name="cells")
+    paint(dock, qtbot, 2)
+    part(dock, "next_region_button").click()
+    qtbot.waitUntil(lambda: "there is nothing to suggest" in status(dock), timeout=WAIT)
+    assert asked[0][2].axes == "YX"  # what is painted is left out
+    assert asked[0][2].data.any()
+
+
+def test_the_map_lies_on_what_is_on_screen_and_follows_it(
+    make_dock: Callable[..., UNetPPWidget],
+    qtbot: Any,
+    blobs: np.ndarray,
+    script: Script,
+    engine: Engine,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked = suggestions(script, engine, monkeypatch)
+    dock = make_dock(data=blobs, name="cells", scale=(0.5, 0.5))
+    camera = getattr(dock.viewer, "scene", dock.viewer).camera
+    check, shown = part(dock, "uncertainty_check"), dock.teach.suggesting.map
+    check.click()
+    qtbot.waitUntil(lambda: shown.layer is not None, timeout=WAIT)
+    start = [first for first, _ in asked[-1][1].region]
+    assert shown.layer.data.shape == tuple(stop - first for first, stop in asked[-1][1].region)
+    np.testing.assert_allclose(shown.layer.data_to_world((0, 0)), np.multiply(start, 0.5))
+    assert dock.selection.images() == [dock.viewer.layers["cells"]]
+    camera.zoom = 40
+    qtbot.waitUntil(lambda: len(asked) == 2, timeout=WAIT)
+    qtbot.waitUntil(lambda: shown.layer.data.shape[0] < 96, timeout=WAIT)
+    check.click()
+    assert not shown.layer.visible
+    camera.zoom = 30
+    qtbot.wait(400)
+    assert len(asked) == 2  # nobody wants it
+    dock.viewer.layers.remove(shown.layer)
+    check.click()
+    qtbot.waitUntil(lambda: shown.layer in dock.viewer.layers, timeout=WAIT)
