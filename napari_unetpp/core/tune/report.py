@@ -181,6 +181,8 @@ def sentences(result: TuneResult, card: ModelCard) -> tuple[str, ...]:
     names = ["background", *(c.name for c in card.classes)]
     if result.steps == 0:
         found.append("It was stopped before the first step, so nothing has changed.")
+    elif result.after is None and any(row[1] for row in result.painted.values()):
+        found.append("It was stopped before its first score, so there is none.")
     elif result.after is None:
         found.append(
             "Too little is painted to hold anything out, so there is no score; paint a second "

@@ -71,3 +71,9 @@ def test_without_held_out_strokes_there_is_a_sentence_and_no_number() -> None:
 )
 def test_what_the_numbers_cannot_say(changes: dict[str, object], words: str) -> None:
     assert words in " ".join(sentences(replace(RESULT, **changes), MODEL.card))  # type: ignore[arg-type]
+
+
+def test_stopped_before_the_first_score_is_not_called_too_little_paint() -> None:
+    text = " ".join(sentences(replace(RESULT, before=None, after=None), MODEL.card))
+    assert "stopped before its first score" in text
+    assert "Too little" not in text
