@@ -5,6 +5,8 @@ Knows devices by their kind alone ("cpu", "cuda", "mps"); no image, no model fil
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import gc
 import mmap
 import threading
@@ -24,6 +26,8 @@ _EXHAUSTED = (
     "not enough memory",
     "can't allocate memory",
     "cannot allocate memory",
+    "failed to allocate",
+    "bad_alloc",
     "alloc_failed",
     "could not create a memory object",
 )
@@ -54,6 +58,12 @@ def free_memory(kind: str) -> None:
         torch.cuda.empty_cache()
     elif kind == "mps":
         torch.mps.empty_cache()
+
+
+def return_free_heap() -> None:
+    """Hand freed memory back to the system, where the C library can."""
+    with contextlib.suppress(OSError, AttributeError, TypeError):  # not glibc
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def budget_bytes(kind: str) -> float:

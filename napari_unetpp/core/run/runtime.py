@@ -1,4 +1,4 @@
-"""How a network runs: a model put on a device, in a precision that was checked.
+"""How a network runs: a model put on a device, by a backend whose numbers were checked.
 
 A :class:`Runner` turns arrays into probabilities. It knows the network and its card, and
 nothing of images, axes, tiles or files.
@@ -8,24 +8,25 @@ from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from napari_unetpp.core.config import ModelCard
 from napari_unetpp.core.errors import InputError
 from napari_unetpp.core.events import Note
 from napari_unetpp.core.model.modelfile import Model
 from napari_unetpp.core.nn.folding import fold_batch_norm
-from napari_unetpp.core.nn.network import NestedUNet, Nodes
+from napari_unetpp.core.nn.network import NestedUNet
+from napari_unetpp.core.run.backends.base import TITLES, Backend, Name, Session
+from napari_unetpp.core.run.backends.choice import choose_backend, make_backend
+from napari_unetpp.core.run.backends.pytorch import TorchBackend
 from napari_unetpp.core.run.device import Device, choose_device
+from napari_unetpp.core.run.memory import is_out_of_memory
 from napari_unetpp.core.run.precision import (
-    DTYPES,
     MAX_DIFFERENCE,
     Agreement,
     Precision,
@@ -54,9 +55,11 @@ def seed_everything(seed: int) -> None:
 
 
 class Runner:
-    """A model on a device: batch norm folded, channels last, precision checked by level.
+    """A model on a device: batch norm folded, numbers checked by level.
 
-    A level that a reduced precision does not serve runs in float32; the others stay.
+    What is fast is tried first and compared with PyTorch in float32 on the first real pixels of
+    each level; a level that it does not serve goes to the next: the same backend in float32,
+    then PyTorch in float32. The other levels stay.
 
     Parameters
     ----------
@@ -64,6 +67,10 @@ class Runner:
         Its network is copied, never changed.
     device : Device
         From :func:`choose_device`.
+    backend : {"torch", "openvino", "auto"}, optional
+        Who computes. "auto" takes the faster one (see
+        :func:`~napari_unetpp.core.run.backends.choice.choose_backend`), None what the
+        environment says, else "auto".
 
     Attributes
     ----------
@@ -72,17 +79,20 @@ class Runner:
     device : Device
         Where it runs now, and the precision that was chosen; changes with a fallback to the
         CPU. What a level runs in is for :meth:`precision_of` to say.
+    choice : Choice
+        The backend and why it was taken; :meth:`backend_of` says what a level runs on.
     notes : list of Note
         Fallbacks that happened, in order.
     agreements : dict
-        Result of the check against float32, by level.
+        Result of the last check against PyTorch in float32, by level.
     interrupt : callable, optional
-        Called before every node that is computed, so that a pass can be left in the middle:
-        what it raises ends the pass, comes out unchanged and leaves the runner as it was. It
-        must not look like an error of memory, which has an answer of its own. None at first.
+        Called before every node that is computed (every few milliseconds where the backend has
+        no nodes), so that a pass can be left in the middle: what it raises ends the pass, comes
+        out unchanged and leaves the runner as it was. It must not look like an error of memory,
+        which has an answer of its own. None at first.
     """
 
-    def __init__(self, model: Model, device: Device) -> None:
+    def __init__(self, model: Model, device: Device, backend: str | None = "torch") -> None:
         self.card: ModelCard = model.card
         self.device = device
         self.notes: list[Note] = []
@@ -90,18 +100,24 @@ class Runner:
         self.interrupt: Callable[[], None] | None = None
         own = copy.deepcopy(model.network).eval().requires_grad_(False).float().cpu()
         self._master: NestedUNet = fold_batch_norm(own)
-        self._network = self._place(DTYPES[device.precision])
-        self._exact: NestedUNet | None = None  # in float32, once a level needs it
+        self._wanted = backend
+        self.choice = choose_backend(self._master, device, backend)
+        self._rungs = _ladder(self.choice.name, device.precision)
+        self._rung: dict[Level, int] = {}  # where a level stands; 0 if it was not checked
+        self._made: dict[tuple[Name, Precision], Backend] = {}
+        if self.choice.name == "torch":
+            self._backend(0)
 
-    def _place(self, dtype: torch.dtype) -> NestedUNet:
-        network = copy.deepcopy(self._master).eval().requires_grad_(False)
-        network.to(device=self.device.kind, dtype=dtype)
-        # Only weights of convolutions have the axes that the layout is about.
-        return network.to(memory_format=self._layout())  # type: ignore[call-overload,no-any-return]
+    @property
+    def reference(self) -> TorchBackend:
+        """PyTorch in float32, which everything else is compared with."""
+        return cast(TorchBackend, self._backend(len(self._rungs) - 1))
 
-    def _layout(self) -> torch.memory_format:
-        three = self.card.network.ndim == 3
-        return torch.channels_last_3d if three else torch.channels_last
+    def _backend(self, rung: int) -> Backend:
+        spec = self._rungs[rung]
+        if spec not in self._made:
+            self._made[spec] = make_backend(spec[0], self._master, self.device.kind, spec[1])
+        return self._made[spec]
 
     def stage_of(self, level: Level) -> int:
         """Return the last stage that a level runs: sets alignment and halo.
@@ -124,17 +140,14 @@ class Runner:
 
     def precision_of(self, level: Level) -> Precision:
         """Return the precision of a level: float32 if the device's own was found wanting."""
-        found = self.agreements.get(level)
-        return self.device.precision if found is None or found.good else "float32"
+        return self._rungs[self._rung.get(level, 0)][1]
 
-    def _network_of(self, level: Level) -> NestedUNet:
-        found = self.agreements.get(level)
-        return self._network if found is None or found.good else self._in_float32()
+    def backend_of(self, level: Level) -> Name:
+        """Return the backend of a level: PyTorch if another was found wanting."""
+        return self._rungs[self._rung.get(level, 0)][0]
 
-    def _in_float32(self) -> NestedUNet:
-        if self._exact is None:
-            self._exact = self._place(torch.float32)
-        return self._exact
+    def _heads(self, level: Level) -> tuple[int, ...]:
+        return tuple(self.card.levels_trained) if level == "ensemble" else (level,)
 
     def probabilities(
         self, x: NDArray[np.float32], level: Level, crop: tuple[slice, ...] | None = None
@@ -160,21 +173,17 @@ class Runner:
         InputError
             If the level was not trained, or a size does not fit.
         """
-        self.stage_of(level)
-        self._check_precision(x, level)
-        network = self._network_of(level)
-        with torch.inference_mode(), self._arithmetic(network):
-            result = self._run(network, self._to_device(x, network), level)
-            if crop is not None:
-                result = result[(slice(None), slice(None), *crop)]
-            return _to_host(result)
+        self._check_input(x, self.stage_of(level))
+        rung = self._check(x, (level,))
+        return self._backend(rung).run(x, self._heads(level), crop, self.interrupt)
 
     def levels(self, x: NDArray[np.float32]) -> Iterator[tuple[int, NDArray[np.float32]]]:
         """Run one trained level after the other, each from the kept nodes of those before.
 
-        After a level that needs float32 the deeper ones run in it too, for its nodes. Leaving
-        the generator paused keeps the nodes: it goes deeper whenever it is continued, and
-        closing it lets go of them.
+        A backend that keeps no nodes computes the first level by itself and then all others at
+        one go. After a level that needs float32 the deeper ones run in it too, for its nodes.
+        Leaving the generator paused keeps the nodes: it goes deeper whenever it is continued,
+        and closing it lets go of them.
 
         Parameters
         ----------
@@ -188,83 +197,119 @@ class Runner:
         ndarray of float32, shape (N, channels, *space)
             Its probabilities.
         """
-        nodes: Nodes | None = None
-        network = self._network
-        tensor: Tensor | None = None
-        for level in sorted(self.card.levels_trained):
-            if network is self._network:
-                self._check_precision(x, level)
-                network = self._network_of(level)
-                if network is not self._network:  # fell back: nodes do not fit
-                    nodes = tensor = None
-            if tensor is None:
-                tensor = self._to_device(x, network)
-            with torch.inference_mode(), self._arithmetic(network):
-                nodes = network.run_stages(tensor, level, nodes, before=self.interrupt)
-                result = network.probabilities(network.head(level, nodes).float())
-                found = _to_host(result)
-            yield level, found
+        rung = 0
+        session: Session | None = None
+        left = sorted(self.card.levels_trained)
+        self._check_input(x, left[-1])
+        while left:
+            group = self._backend(rung).groups(left)[0]
+            needed = max(rung, self._check(x, group))
+            if needed != rung:  # fell back: what was kept does not fit
+                rung, session = needed, None
+                continue
+            if session is None:
+                session = self._backend(rung).session(x)
+            found = session.advance(group, self.interrupt)
+            left = left[len(group) :]
+            for level in group:
+                yield level, found.pop(level)
 
     def to_cpu(self, why: str) -> None:
         """Move the network to the CPU and add a Note that says `why`."""
         self.device = choose_device("cpu")
         self.agreements.clear()
-        self._exact = None
-        self._network = self._place(DTYPES[self.device.precision])
+        self._rung.clear()
+        self._made.clear()
+        self.choice = choose_backend(self._master, self.device, self._wanted)
+        self._rungs = _ladder(self.choice.name, self.device.precision)
         self.notes.append(Note(f"{why}; going on with the CPU.", "fallback-cpu"))
 
-    def _to_device(self, x: NDArray[np.float32], network: NestedUNet) -> Tensor:
-        tensor = torch.from_numpy(np.ascontiguousarray(x, dtype=np.float32))
-        first = next(network.parameters())
-        tensor = tensor.to(device=first.device, dtype=first.dtype)
-        return tensor.contiguous(memory_format=self._layout())  # (N, C, *space)
+    def release(self) -> None:
+        """Give back memory that a backend keeps for its next pass."""
+        for backend in self._made.values():
+            backend.release()
 
-    def _arithmetic(self, network: NestedUNet) -> AbstractContextManager[None]:
-        if self.device.kind != "cuda":
-            return nullcontext()
-        # "float32" means float32: TF32 keeps 10 bits of it, and tiles would not fit to 1e-5.
-        exact = next(network.parameters()).dtype == torch.float32
-        return cast(
-            AbstractContextManager[None],
-            torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=not exact),
-        )
+    def _check_input(self, x: NDArray[np.float32], stage: int) -> None:
+        network = self.card.network
+        if x.ndim != network.ndim + 2 or x.shape[1] != network.in_channels:
+            axes = "(N, C, Y, X)" if network.ndim == 2 else "(N, C, Z, Y, X)"
+            raise InputError(
+                f"the network takes {axes} with C = {network.in_channels}, "
+                f"got shape {tuple(x.shape)}; add or remove axes."
+            )
+        if any(n % 2**stage or n == 0 for n in x.shape[2:]):
+            raise InputError(
+                f"spatial sizes must be multiples of {2**stage} at level {stage}, "
+                f"got {tuple(x.shape[2:])}; pad the input."
+            )
 
-    def _run(self, network: NestedUNet, x: Tensor, level: Level) -> Tensor:
-        nodes = network.run_stages(x, self.stage_of(level), keep=False, before=self.interrupt)
-        levels = self.card.levels_trained if level == "ensemble" else (level,)
-        found = [network.probabilities(network.head(k, nodes).float()) for k in levels]
-        return found[0] if level != "ensemble" else torch.stack(found).mean(dim=0)
+    def _check(self, x: NDArray[np.float32], levels: Sequence[Level]) -> int:
+        """Return the first rung that serves all of some levels, checking those that are new."""
+        for level in levels:
+            if len(self._rungs) > 1 and level not in self.agreements:
+                self._check_level(x, level)
+        return max(self._rung.get(level, 0) for level in levels)
 
-    def _check_precision(self, x: NDArray[np.float32], level: Level) -> None:
-        if self.device.precision == "float32" or level in self.agreements:
-            return
+    def _check_level(self, x: NDArray[np.float32], level: Level) -> None:
         piece = x[probe_region(x, self.stage_of(level))]
+        heads = self._heads(level)
         threshold = None
         if self.card.network.activation == "sigmoid":
             threshold = self.card.threshold
-        exact = self._exact or self._place(torch.float32)  # kept if a level needs it alone
-        reference, reduced = (self._on_piece(piece, net, level) for net in (exact, self._network))
-        found = compare(reference, reduced, threshold)
-        self.agreements[level] = found
-        if found.good:
-            return
-        self._exact = exact
+        reference = self.reference.run(piece, heads, None, self.interrupt)
+        rung = self._rung.get(level, 0)
+        while rung < len(self._rungs) - 1:
+            try:
+                backend = self._backend(rung)
+                backend.prepare(heads)
+                reduced = backend.run(piece, heads, None, self.interrupt)
+            except RuntimeError as error:
+                if self._rungs[rung][0] == "torch" or not _is_openvinos(error):
+                    raise
+                self._give_up(error)
+                self._check(x, (level,))
+                return
+            found = compare(reference, reduced, threshold)
+            self.agreements[level] = found
+            if found.good:
+                break
+            rung += 1
+            self._note_fallback(level, rung, found)
+        self._rung[level] = rung
+
+    def _note_fallback(self, level: Level, rung: int, found: Agreement) -> None:
+        """Say that a level goes on at `rung`, and why."""
+        (before, precision), (after, _) = self._rungs[rung - 1], self._rungs[rung]
+        who = precision if before == "torch" else f"{TITLES[before]} in {precision}"
+        then = "float32" if before == after else "PyTorch in float32"
         name = level if level == "ensemble" else f"L{level}"
         self.notes.append(
             Note(
-                f"{self.device.precision} changed probabilities by up to {found.difference:.2g} "
+                f"{who} changed probabilities by up to {found.difference:.2g} "
                 f"(at most {MAX_DIFFERENCE:g} is accepted) and {100 * found.turned:.2g} % of the "
-                f"pixels at {name}, so float32 is used there.",
+                f"pixels at {name}, so {then} is used there.",
                 "precision-fallback",
             )
         )
 
-    def _on_piece(
-        self, piece: NDArray[np.float32], network: NestedUNet, level: Level
-    ) -> NDArray[np.float32]:
-        with torch.inference_mode(), self._arithmetic(network):
-            return _to_host(self._run(network, self._to_device(piece, network), level))
+    def _give_up(self, error: RuntimeError) -> None:
+        """Go on with PyTorch alone, whatever was checked before."""
+        first = " ".join(str(error).split())[:160]
+        self.notes.append(
+            Note(f"OpenVINO failed ({first}); going on with PyTorch.", "backend-fallback")
+        )
+        self.choice = choose_backend(self._master, self.device, "torch")
+        self._rungs = _ladder("torch", self.device.precision)
+        self._rung.clear()
+        self.agreements.clear()
+        self._made = {spec: made for spec, made in self._made.items() if spec[0] == "torch"}
 
 
-def _to_host(x: Tensor) -> NDArray[np.float32]:
-    return np.ascontiguousarray(x.float().cpu().numpy())
+def _ladder(name: Name, precision: Precision) -> tuple[tuple[Name, Precision], ...]:
+    """Return backends and precisions from the one that is tried first to the one that is right."""
+    tried: list[tuple[Name, Precision]] = [(name, precision), (name, "float32")]
+    return tuple(dict.fromkeys([*tried, ("torch", "float32")]))
+
+
+def _is_openvinos(error: RuntimeError) -> bool:
+    return type(error) is RuntimeError and not is_out_of_memory(error)

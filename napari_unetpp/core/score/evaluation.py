@@ -8,7 +8,6 @@ it must not know the command line.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import math
 import os
 import time
@@ -26,7 +25,7 @@ from napari_unetpp.core.errors import InputError
 from napari_unetpp.core.events import Event, Note, drain
 from napari_unetpp.core.run.inference import predict
 from napari_unetpp.core.run.instances import label_instances
-from napari_unetpp.core.run.memory import PeakMemory
+from napari_unetpp.core.run.memory import PeakMemory, return_free_heap
 from napari_unetpp.core.run.results import deciding_channels, labels_of, output_axes
 from napari_unetpp.core.run.runtime import Level, Runner
 from napari_unetpp.core.score.metrics import PooledObjects
@@ -283,7 +282,9 @@ def _run(
     # Memory follows from the size, and looking at it takes longer than a small image does.
     memory = None
     if pixels > tally.largest:
-        _return_free_heap()
+        # What an earlier run has freed but the process still holds would hide in the baseline,
+        # and the next run would seem to need nothing.
+        return_free_heap()
         memory = PeakMemory(runner.device.kind)
     with memory or contextlib.nullcontext(), contextlib.closing(job):
         while True:
@@ -306,16 +307,6 @@ def _run(
         background = 1 - probabilities.sum(axis=0, keepdims=True)
         probabilities = np.concatenate([background, probabilities])
     return probabilities
-
-
-def _return_free_heap() -> None:
-    """Hand freed memory back to the system, where the C library can.
-
-    What an earlier run has freed but the process still holds would hide in the baseline, and
-    the next run would seem to need nothing.
-    """
-    with contextlib.suppress(OSError, AttributeError, TypeError):  # not glibc
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _class_labels(

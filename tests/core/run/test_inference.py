@@ -677,7 +677,7 @@ def test_levels_that_do_not_fit_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: Any, **__: Any) -> Any:
         raise torch.OutOfMemoryError("full")
 
-    monkeypatch.setattr(runner._network, "run_stages", full)
+    monkeypatch.setattr(runner.reference.network, "run_stages", full)
     with pytest.raises(OutOfMemory, match="a region of 8x8 does not fit"):
         next(predict_levels(np.zeros((8, 8)), runner))
 

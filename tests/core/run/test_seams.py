@@ -57,7 +57,7 @@ def whole(runner: Runner, plane: NDArray[Any], level: int, rule: Normaliser) -> 
     past = [(0, -n % step) for n in plane.shape]
     x = torch.from_numpy(np.pad(rule(plane), past, mode="edge"))[None, None]
     with torch.inference_mode():
-        network = runner._network
+        network = runner.reference.network
         found = network.probabilities(network(x, level))[0, 0].numpy()
     return found[tuple(slice(0, n) for n in plane.shape)]
 
@@ -175,7 +175,7 @@ def test_a_smaller_halo_would_be_seen(level: int, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("napari_unetpp.core.run.tiling.aligned_halo", lambda k: short)
     runner = wired_runner(2, level, deep=False)
     with torch.no_grad():
-        for parameter in runner._network.parameters():
+        for parameter in runner.reference.network.parameters():
             parameter.fill_(0.1 if parameter.ndim > 1 else 0.0)
     array = np.random.default_rng(0).random((2**level, 20 * 2**level), dtype=np.float32)
     rule = Normaliser(0.0, 1.0, clip=(0.0, 1.0))
@@ -244,7 +244,7 @@ def test_every_pixel_comes_back_at_its_own_place(data: st.DataObject) -> None:
 @pytest.mark.parametrize("level", [1, 2, 3, 4, "ensemble"])
 def test_a_constant_network_is_constant(ndim: int, level: Level) -> None:
     runner = wired_runner(ndim, 4, deep=False)
-    for head in runner._network.heads.values():
+    for head in runner.reference.network.heads.values():
         head.weight.zero_()
         head.bias.fill_(float(np.log(3.0)))  # sigmoid(log 3) = 3/4
     shape = (37, 270) if ndim == 2 else (3, 5, 270)

@@ -26,7 +26,8 @@ from napari_unetpp.core.errors import InputError
 from napari_unetpp.core.events import Event, Note, drain
 from napari_unetpp.core.model.modelfile import Model
 from napari_unetpp.core.nn.network import NestedUNet
-from napari_unetpp.core.run.precision import Agreement
+from napari_unetpp.core.run.backends.pytorch import TorchBackend
+from napari_unetpp.core.run.precision import DTYPES, Agreement
 from napari_unetpp.core.run.runtime import Device, Runner, choose_device
 from napari_unetpp.core.score.evaluation import Evaluation, ImageScored, evaluate
 
@@ -343,13 +344,13 @@ def test_each_level_keeps_one_precision_and_the_device_says_which(
     answers = iter([Agreement(0.0, 0.0), Agreement(0.5, 0.0), Agreement(0.0, 0.0)])
     monkeypatch.setattr("napari_unetpp.core.run.runtime.compare", lambda *_: next(answers))
     ran: list[tuple[int, torch.dtype]] = []
-    plain = Runner._run
+    plain = TorchBackend.run
 
-    def watched(self: Runner, network: NestedUNet, x: torch.Tensor, level: int) -> torch.Tensor:
-        ran.append((level, x.dtype))
-        return plain(self, network, x, level)
+    def watched(self: TorchBackend, x: Any, levels: tuple[int, ...], *rest: Any) -> Any:
+        ran.append((levels[0], DTYPES[self.precision]))
+        return plain(self, x, levels, *rest)
 
-    monkeypatch.setattr(Runner, "_run", watched)
+    monkeypatch.setattr(TorchBackend, "run", watched)
     done: list[int] = []
 
     def listen(event: Event) -> None:

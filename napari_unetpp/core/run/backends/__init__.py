@@ -1,0 +1,1 @@
+"""What computes the network: PyTorch, or OpenVINO on processors; and which of them is faster."""
