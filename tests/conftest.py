@@ -11,6 +11,10 @@ from hypothesis import settings
 
 ROOT = Path(__file__).resolve().parents[1]
 
+# Tests compare with PyTorch to the last bit, and write nothing into the user's cache folder; those
+# of other backends ask for them. Worker processes inherit it.
+os.environ["NAPARI_UNETPP_BACKEND"] = "torch"
+
 # A slow machine is no defect; in CI the same examples run every time.
 settings.register_profile("local", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True)

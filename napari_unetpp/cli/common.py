@@ -218,7 +218,7 @@ def drive(
         return drain(events, progress)
 
 
-def load_runner(model: str, device: str, precision: str) -> Runner:
+def load_runner(model: str, device: str, precision: str, backend: str | None = None) -> Runner:
     """Load a model onto a device; the device is checked first, which costs nothing.
 
     Parameters
@@ -227,6 +227,8 @@ def load_runner(model: str, device: str, precision: str) -> Runner:
         Name of a bundled model, or a file.
     device, precision : str
         As on the command line.
+    backend : str, optional
+        As on the command line; what the environment says, else "auto", if None.
 
     Returns
     -------
@@ -242,4 +244,4 @@ def load_runner(model: str, device: str, precision: str) -> Runner:
     from napari_unetpp.core.run.runtime import Runner, choose_device
 
     chosen = choose_device(device, precision)
-    return Runner(load_model(model), chosen)
+    return Runner(load_model(model), chosen, backend)

@@ -54,6 +54,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
         "--ct-model", default="ct-head-neck", metavar="NAME|FILE", help="default %(default)s"
     )
     options.add_device(parser)
+    options.add_backend(parser)
     options.add_json(parser)
 
 
@@ -88,8 +89,8 @@ def run(args: argparse.Namespace) -> int:
     cases, notes = nuclei_cases()
     ct, more = ct_case(ct_card, args.ct)  # read first: it may be the user's own file
     out = _folder(args.out)
-    nuclei_model = load_runner(args.nuclei_model, args.device, args.precision)
-    ct_model = load_runner(args.ct_model, args.device, args.precision)
+    nuclei_model = load_runner(args.nuclei_model, args.device, args.precision, args.backend)
+    ct_model = load_runner(args.ct_model, args.device, args.precision, args.backend)
     work = [(case, nuclei_model, "instances") for case in cases]
     work.append((ct, ct_model, "labels"))
     notes += more

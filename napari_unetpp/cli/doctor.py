@@ -68,11 +68,13 @@ def examine() -> dict[str, Any]:
         "processor": _processor(),
         "memory": _memory(),
         "device": None,
+        "backend": None,
         "models": {},
     }
     problem = ""
     try:
         found["device"] = _device()
+        found["backend"] = _backend()
         found["models"] = _models()
     except UNetPPError as error:
         problem = f"the device or the models cannot be used: {error}"
@@ -143,6 +145,24 @@ def _device() -> dict[str, Any]:
     return found
 
 
+def _backend() -> dict[str, Any] | None:
+    """Return who computes the first bundled model here, and how fast; measures if need be."""
+    from napari_unetpp.core.model.modelfile import bundled_models, load_model
+    from napari_unetpp.core.run.runtime import Runner, choose_device
+
+    names = list(bundled_models())
+    if not names:
+        return None
+    name = "nuclei" if "nuclei" in names else names[0]
+    choice = Runner(load_model(name), choose_device(), None).choice
+    return {
+        "name": choice.name,
+        "reason": choice.reason,
+        "model": name,
+        "seconds_per_megapixel": choice.seconds_per_megapixel,
+    }
+
+
 def _models() -> dict[str, str]:
     from napari_unetpp.core.model.modelfile import bundled_models
 
@@ -203,6 +223,13 @@ def _text(found: Mapping[str, Any]) -> str:
         why = device["precision_reason"] or "the fastest that the device does in hardware."
         lines.append(f"precision:  {device['precision']}: {why}")
         lines.append(f"threads:    {device['threads']}")
+    if (backend := found["backend"]) is not None:
+        speeds = ", ".join(
+            f"{name} {seconds:.2g} s" for name, seconds in backend["seconds_per_megapixel"].items()
+        )
+        lines.append(f"backend:    {backend['name']}: {backend['reason']}")
+        if speeds:
+            lines.append(f"            a megapixel of {backend['model']}, deepest level: {speeds}")
     lines.append(f"models:     {', '.join(found['models']) or 'none'}")
     lines += [f"what to do: {line}" for line in found["advice"] or ["nothing; all is well."]]
     return "\n".join(lines)

@@ -53,6 +53,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
     )
     options.add_reading(parser)
     options.add_device(parser)
+    options.add_backend(parser)
     options.add_json(parser)
 
 
@@ -67,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
         level = event.level if event.level == "ensemble" else f"L{event.level}"
         return event.done, event.total, f"{event.name} {level}"
 
-    runner = load_runner(args.model, args.device, args.precision)
+    runner = load_runner(args.model, args.device, args.precision, args.backend)
     job = evaluate(
         runner, pairs, args.levels, channel=args.channel, tile=args.tile, painted=args.painted
     )

@@ -17,6 +17,7 @@ Level = int | Literal["ensemble"]
 
 KINDS = ("labels", "probabilities", "instances")
 DEVICES = ("auto", "cpu", "cuda", "mps")
+BACKENDS = ("auto", "torch", "openvino")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 
 _Wrong = argparse.ArgumentTypeError
@@ -126,6 +127,16 @@ def add_device(parser: argparse.ArgumentParser) -> None:
         default="auto",
         choices=PRECISIONS,
         help="auto takes the fastest that the device does in hardware",
+    )
+
+
+def add_backend(parser: argparse.ArgumentParser) -> None:
+    """Add ``--backend``."""
+    parser.add_argument(
+        "--backend",
+        choices=BACKENDS,
+        help="who computes on a processor; auto takes the faster one, measured once and kept; "
+        "default NAPARI_UNETPP_BACKEND, or auto",
     )
 
 

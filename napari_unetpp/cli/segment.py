@@ -77,6 +77,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
     )
     options.add_reading(parser)
     options.add_device(parser)
+    options.add_backend(parser)
     options.add_json(parser)
 
 
@@ -106,7 +107,9 @@ def run(args: argparse.Namespace) -> int:
         _check_fits(image, card, args.channel)
     if args.level is None:
         args.level = 4 if 4 in card.levels_trained else max(card.levels_trained)
-    runner = functools.cache(lambda: load_runner(args.model, args.device, args.precision))
+    runner = functools.cache(
+        lambda: load_runner(args.model, args.device, args.precision, args.backend)
+    )
     done: list[dict[str, Any]] = []
     with _folder(work[0].target.parent, wanted=_names_folder(work, args.out)):
         for number, item in enumerate(work):
@@ -273,12 +276,17 @@ def _entry(
         "kind": prediction.kind,
         "device": prediction.device,
         "precision": prediction.precision,
+        "backend": prediction.backend,
         "axes": prediction.axes,
         "shape": list(prediction.shape),
         "seconds": round(prediction.seconds, 4),
         unit: math.prod(n for axis, n in sizes.items() if axis not in "CS") / 1e6,
         "notes": [options.as_json(note) for note in (*notes, *prediction.notes)],
     }
+
+
+def _also(backend: str) -> str:
+    return "" if backend == "torch" else f", {backend}"
 
 
 def _line(entry: dict[str, Any]) -> str:
@@ -289,5 +297,5 @@ def _line(entry: dict[str, Any]) -> str:
     return (
         f"{entry['out']}: {entry['kind']} of {entry['model']} at {level}{objects}, "
         f"{entry[unit]:.2f} {unit} in {entry['seconds']:.2f} s on {entry['device']} "
-        f"({entry['precision']})"
+        f"({entry['precision']}{_also(entry['backend'])})"
     )

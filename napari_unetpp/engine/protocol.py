@@ -96,12 +96,15 @@ class ModelRequest:
         "auto", "float32", "bfloat16" or "float16".
     threads : int, optional
         Threads of the CPU; torch's own choice if None.
+    backend : str, optional
+        "auto", "torch" or "openvino"; what the environment says, else "auto", if None.
     """
 
     model: str
     device: str = "auto"
     precision: str = "auto"
     threads: int | None = None
+    backend: str | None = None
 
 
 @dataclass(frozen=True)

@@ -59,6 +59,7 @@ def test_json_says_what_happened(command, models, image_file: Path, tmp_path: Pa
         "kind": "labels",
         "device": "cpu",
         "precision": "float32",
+        "backend": "torch",
         "axes": "YX",
         "shape": [64, 80],
         "megapixels": 64 * 80 / 1e6,
@@ -308,3 +309,31 @@ def test_people_are_told_notes_and_programs_find_them_in_json(
     outcome = command(*words, "--json")
     assert outcome.err == ""
     assert [note["code"] for note in outcome.json[0]["notes"]] == ["threshold-unused"]
+
+
+def test_the_backend_is_the_one_that_was_asked_for(
+    command, models, image_file: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("openvino")
+    found = {}
+    for backend in ("torch", "openvino"):
+        out = tmp_path / f"{backend}.tif"
+        outcome = command(
+            "segment", image_file, "--model", models["nuclei"], "--kind", "probabilities",
+            "--out", out, "--json", "--backend", backend, *FAST,
+        )  # fmt: skip
+        assert outcome.json[0]["backend"] == backend
+        found[backend] = tifffile.imread(out)
+    np.testing.assert_allclose(found["openvino"], found["torch"], atol=1e-4)
+    assert found["torch"].std() > 0.01
+
+
+def test_an_unknown_backend_in_the_environment_is_one_line(
+    command, models, image_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NAPARI_UNETPP_BACKEND", "fast")
+    outcome = command(
+        "segment", image_file, "--model", models["nuclei"], "--out", tmp_path / "a.tif", *FAST
+    )
+    assert outcome.code == 2
+    assert "NAPARI_UNETPP_BACKEND must be auto, torch or openvino, got 'fast'" in outcome.err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -198,3 +199,19 @@ def test_objects_of_a_view(engine: Engine, runner: Runner, picture: NDArray[Any]
     assert found.dtype == np.int32
     deep = engine.objects(probabilities[:, None, :, None], NUCLEI, 0.4, 60).wait(LONG)
     np.testing.assert_array_equal(deep[0, :, 0], expected)
+
+
+def test_openvino_computes_where_it_is_asked_for(
+    engine: Engine, runner: Runner, picture: NDArray[Any]
+) -> None:
+    pytest.importorskip("openvino")
+    model = replace(NUCLEI, backend="openvino")
+    ready = engine.load(model).wait(LONG)
+    assert ready.reason.endswith("OpenVINO was asked for.")
+    assert engine.load(NUCLEI).wait(LONG).reason.endswith("PyTorch was asked for.")
+    image = Image(picture, "YX")
+    expected = whole_run(runner, image, level=4, kind="probabilities")
+    sink = empty_sink(runner, image, "probabilities")
+    result = engine.run(source_of(picture), RunRequest(model, 4, "probabilities"), sink).wait(LONG)
+    assert result["backend"] == "openvino"
+    np.testing.assert_allclose(sink, expected, atol=1e-4)

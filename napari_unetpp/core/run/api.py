@@ -27,6 +27,7 @@ def segment_array(
     device: str = "auto",
     *,
     precision: str = "auto",
+    backend: str | None = None,
     channel: int | None = None,
     threshold: float | None = None,
     tile: int | None = None,
@@ -52,6 +53,8 @@ def segment_array(
         Where to run.
     precision : {"auto", "float32", "bfloat16", "float16"}
         In which precision.
+    backend : {"auto", "torch", "openvino"}, optional
+        Who computes on a processor; what the environment says, else "auto", if None.
     channel : int, optional
         Channel for a model that takes one.
     threshold : float, optional
@@ -75,7 +78,7 @@ def segment_array(
     loaded = model if isinstance(model, Model) else load_model(model)
     unit = loaded.card.spacing_unit if spacing is not None else None
     image = Image.from_array(array, axes, spacing, unit=unit)
-    runner = Runner(loaded, choose_device(device, precision))
+    runner = Runner(loaded, choose_device(device, precision), backend)
     own, shape, dtype = output_axes(image, loaded.card, kind)
     result = np.zeros(shape, dtype)
     drain(

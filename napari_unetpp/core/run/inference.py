@@ -58,8 +58,8 @@ class Prediction:
         Axes of the result.
     shape : tuple of int
         Its shape; of the whole also where only a region was run.
-    device, precision : str
-        Where it ran in the end.
+    device, precision, backend : str
+        Where, in what and on what it ran in the end.
     n_tiles : int
         Tiles that were run.
     seconds : float
@@ -80,6 +80,7 @@ class Prediction:
     seconds: float
     pixels: int
     notes: tuple[Note, ...] = ()
+    backend: str = "torch"
 
     @property
     def megapixels(self) -> float:
@@ -95,6 +96,7 @@ class Prediction:
             "shape": list(self.shape),
             "device": self.device,
             "precision": self.precision,
+            "backend": self.backend,
             "n_tiles": self.n_tiles,
             "seconds": self.seconds,
             "megapixels": self.megapixels,
@@ -302,6 +304,7 @@ def _predict(job: _Job, sink: Any) -> Generator[Event, None, Prediction]:
         seconds=time.perf_counter() - start,
         pixels=len(parts) * math.prod(_shape(job.region)),
         notes=tuple(notes),
+        backend=runner.backend_of(job.level),
     )
 
 

@@ -23,6 +23,7 @@ from napari_unetpp.core.data.image import Image
 from napari_unetpp.core.data.io import read_image, read_labels
 from napari_unetpp.core.errors import InputError
 from napari_unetpp.core.events import Event, Note, drain
+from napari_unetpp.core.run.backends.base import TITLES
 from napari_unetpp.core.run.inference import predict
 from napari_unetpp.core.run.instances import label_instances
 from napari_unetpp.core.run.memory import PeakMemory, return_free_heap
@@ -226,7 +227,9 @@ def _device_text(runner: Runner, levels: Sequence[Level]) -> str:
     for precision, names in by_precision.items():
         if precision != runner.device.precision:
             words.append(f"{', '.join(names)} {precision}" if words else precision)
-    return f"{runner.device.kind} ({runner.device.name}, {'; '.join(words)})"
+    backends = dict.fromkeys(runner.backend_of(level) for level in levels)
+    who = "" if tuple(backends) == ("torch",) else ", " + " and ".join(TITLES[b] for b in backends)
+    return f"{runner.device.kind} ({runner.device.name}, {'; '.join(words)}{who})"
 
 
 def _load(image_source: Source, label_source: Source) -> tuple[Image, Image]:

@@ -124,11 +124,20 @@ def in_words(error: BaseException) -> EngineError:
     )
 
 
+def _reason(runner: Runner) -> str:
+    """Return why this device and this backend, and how fast it is where that was measured."""
+    words = [runner.device.reason, runner.choice.reason]
+    seconds = runner.choice.seconds_per_megapixel.get(runner.choice.name)
+    if seconds is not None:
+        words.append(f"A megapixel takes {seconds:.2g} s at the deepest level.")
+    return " ".join(words)
+
+
 def _ready(runner: Runner) -> Message:
     return {
         "device": runner.device.kind,
         "precision": runner.device.precision,
-        "reason": runner.device.reason,
+        "reason": _reason(runner),
         "levels_trained": list(runner.card.levels_trained),
     }
 

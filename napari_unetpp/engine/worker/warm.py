@@ -83,7 +83,7 @@ class Warm:
             # A file that is written anew while it is fine-tuned must not push others out.
             for old in [k for k in self._runners if k[0] == key[0] and k[1:3] != key[1:3]]:
                 self._forget(old)
-            runner = self._runners[key] = Runner(model, device)
+            runner = self._runners[key] = Runner(model, device, request.backend)
             while len(self._runners) > MODELS:
                 self._forget(next(iter(self._runners)))
         self._runners.move_to_end(key)
@@ -140,8 +140,8 @@ def _key(request: ModelRequest) -> Key:
     try:
         status = path.stat()
     except OSError:
-        return (str(path), 0, 0, request.device, request.precision)
+        return (str(path), 0, 0, request.device, request.precision, request.backend)
     return (
         str(path.resolve()), status.st_mtime_ns, status.st_size, request.device,
-        request.precision,
+        request.precision, request.backend,
     )  # fmt: skip

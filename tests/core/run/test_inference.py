@@ -713,6 +713,7 @@ def test_prediction_as_json(noise: NDArray[np.float32]) -> None:
         "shape": [50, 70],
         "device": "cpu",
         "precision": "float32",
+        "backend": "torch",
         "n_tiles": 1,
         "megapixels": 0.0035,
     }
