@@ -304,7 +304,8 @@ class LevelReady(Event):
         All channels of the network, the client's own copy.
     seconds : float
         What computing this level from nothing took, without reading and sending; levels
-        that went on from kept nodes count what those took.
+        that went on from kept nodes count what those took, and levels of one pass their share
+        of its operations.
     """
 
     level: Level

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -151,3 +152,32 @@ def test_notes_are_told_with_the_first_view_alone(engine: Engine) -> None:
         events = heard(engine.view(layer, request))
         told.append([e.code for e in events if isinstance(e, Noted)])
     assert told == [["constant-image"], []]
+
+
+@pytest.mark.parametrize("region", [((0, 256), (0, 400)), ((101, 150), (203, 290))])
+def test_levels_of_one_graph_equal_a_run(
+    engine: Engine, runner: Runner, wide: NDArray[Any], region: Any
+) -> None:
+    """The first level alone and at once, then the deepest, then those between."""
+    pytest.importorskip("openvino")
+    model = replace(NUCLEI, backend="openvino")
+    layer = source_of(wide, key=f"one graph {region}")
+    found = levels_of(engine, layer, ViewRequest(model, 4, region))
+    assert list(found) == [1, 4, 3, 2]
+    assert list(levels_of(engine, layer, ViewRequest(model, 3, region, skip=(1,)))) == [3, 2]
+    inside = (slice(None), *(slice(a, b) for a, b in region))
+    for level, probabilities in found.items():
+        expected = whole_run(runner, Image(wide, "YX"), level=level, kind="probabilities")
+        np.testing.assert_allclose(probabilities, expected[inside], atol=1e-4)
+        assert probabilities.max() > 0.5
+
+
+def test_a_graph_goes_as_far_as_the_view(engine: Engine, wide: NDArray[Any]) -> None:
+    pytest.importorskip("openvino")
+    model, region = replace(NUCLEI, backend="openvino"), ((64, 128), (64, 128))
+    layer = source_of(wide, key="as far")
+    assert list(levels_of(engine, layer, ViewRequest(model, 2, region))) == [1, 2]
+    assert engine.stats().wait(LONG)["kept"] == [1, 2]
+    found = levels_of(engine, layer, ViewRequest(model, "ensemble", region, skip=(1, 2)))
+    assert list(found) == [3, 4, "ensemble"]
+    assert engine.stats().wait(LONG)["kept"] == [1, 2, 3, 4]

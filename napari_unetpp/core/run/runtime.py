@@ -214,6 +214,32 @@ class Runner:
             for level in group:
                 yield level, found.pop(level)
 
+    @property
+    def keeps_nodes(self) -> bool:
+        """Whether going deeper goes on from what was computed; else several levels are one pass."""
+        return self._backend(0).keeps_nodes
+
+    def several(
+        self, x: NDArray[np.float32], levels: Sequence[int]
+    ) -> dict[int, NDArray[np.float32]]:
+        """Run some levels in one pass.
+
+        Parameters
+        ----------
+        x : ndarray of float32, shape (N, C, *space)
+            Normalised input; sizes multiples of 2^level of the deepest one.
+        levels : sequence of int
+            Trained levels.
+
+        Returns
+        -------
+        dict of int to ndarray
+            Probabilities by level, (N, channels, *space) each.
+        """
+        self._check_input(x, max(map(self.stage_of, levels)))
+        backend = self._backend(self._check(x, levels))
+        return backend.session(x).advance(levels, self.interrupt)
+
     def to_cpu(self, why: str) -> None:
         """Move the network to the CPU and add a Note that says `why`."""
         self.device = choose_device("cpu")
@@ -245,37 +271,49 @@ class Runner:
 
     def _check(self, x: NDArray[np.float32], levels: Sequence[Level]) -> int:
         """Return the first rung that serves all of some levels, checking those that are new."""
-        for level in levels:
-            if len(self._rungs) > 1 and level not in self.agreements:
-                self._check_level(x, level)
+        new = [level for level in levels if level not in self.agreements]
+        if len(self._rungs) > 1 and new:
+            self._climb(x[probe_region(x, max(map(self.stage_of, new)))], new)
         return max(self._rung.get(level, 0) for level in levels)
 
-    def _check_level(self, x: NDArray[np.float32], level: Level) -> None:
-        piece = x[probe_region(x, self.stage_of(level))]
-        heads = self._heads(level)
-        threshold = None
-        if self.card.network.activation == "sigmoid":
-            threshold = self.card.threshold
-        reference = self.reference.run(piece, heads, None, self.interrupt)
-        rung = self._rung.get(level, 0)
-        while rung < len(self._rungs) - 1:
+    def _climb(self, piece: NDArray[np.float32], levels: Sequence[Level]) -> None:
+        """Compare levels with the reference, rung after rung until each agrees."""
+        expected = self._pass(self.reference, piece, levels)
+        sigmoid = self.card.network.activation == "sigmoid"
+        threshold = self.card.threshold if sigmoid else None
+        left = list(levels)
+        for rung, (name, _) in enumerate(self._rungs[:-1]):
             try:
-                backend = self._backend(rung)
-                backend.prepare(heads)
-                reduced = backend.run(piece, heads, None, self.interrupt)
+                reduced = self._pass(self._backend(rung), piece, left)
             except RuntimeError as error:
-                if self._rungs[rung][0] == "torch" or not _is_openvinos(error):
+                if name == "torch" or not _is_openvinos(error):
                     raise
                 self._give_up(error)
-                self._check(x, (level,))
+                self._check(piece, levels)
                 return
-            found = compare(reference, reduced, threshold)
-            self.agreements[level] = found
-            if found.good:
-                break
-            rung += 1
-            self._note_fallback(level, rung, found)
-        self._rung[level] = rung
+            for level in list(left):
+                found = compare(expected[level], reduced[level], threshold)
+                self.agreements[level] = found
+                if found.good:
+                    left.remove(level)
+                    continue
+                self._rung[level] = rung + 1
+                self._note_fallback(level, rung + 1, found)
+            if not left:
+                return
+
+    def _pass(
+        self, backend: Backend, x: NDArray[np.float32], levels: Sequence[Level]
+    ) -> dict[Level, NDArray[np.float32]]:
+        """Run some levels, in one pass if they are numbers and several."""
+        if len(levels) == 1:
+            heads = self._heads(levels[0])
+            backend.prepare(heads)
+            return {levels[0]: backend.run(x, heads, None, self.interrupt)}
+        numbers = [level for level in levels if level != "ensemble"]
+        backend.prepare(numbers)
+        found = backend.session(x).advance(numbers, self.interrupt)
+        return {level: found[level] for level in numbers}
 
     def _note_fallback(self, level: Level, rung: int, found: Agreement) -> None:
         """Say that a level goes on at `rung`, and why."""

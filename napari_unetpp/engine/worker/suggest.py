@@ -85,8 +85,9 @@ def suggest(
     view = view_of(warm, link, runner, model, source, key, request.channel, part, inside)
     channels = runner.card.class_channels
     heads = []
-    for level in sorted(runner.card.levels_trained):
-        heads.append(view.probabilities(level, inside)[channels])
+    levels = sorted(runner.card.levels_trained)
+    for level in levels:
+        heads.append(view.probabilities(level, inside, levels)[channels])
         link.check()
     unsure = uncertainty(heads if len(heads) > 1 else heads * 2)
     spans = dict(zip(letters, request.region, strict=True))

@@ -1,4 +1,4 @@
-"""What is on screen, level after level, from kept nodes.
+"""What is on screen, level after level: from kept nodes, or L1 and then one graph with all heads.
 
 For a 2D model on the image's own grid the window is the region and the halo around it, so
 that it equals a run. A 3D model, or one with a spacing of its own, sees the whole plane or
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from napari_unetpp.core.axes import Part, arrange
 from napari_unetpp.core.data.image import Image
 from napari_unetpp.core.errors import InputError, OutOfMemory
+from napari_unetpp.core.nn.variants import multiply_accumulates
 from napari_unetpp.core.run.memory import budget_bytes, bytes_per_pixel, is_out_of_memory
 from napari_unetpp.core.run.precision import DTYPES
 from napari_unetpp.core.run.runtime import Level as CoreLevel
@@ -85,8 +86,20 @@ class View:
         if close is not None:
             close()
 
-    def probabilities(self, level: int, region: Region) -> NDArray[np.float32]:
+    def probabilities(
+        self, level: int, region: Region, others: Sequence[int] = ()
+    ) -> NDArray[np.float32]:
         """Return a level of a region, (channels, *region), computing what is missing.
+
+        Parameters
+        ----------
+        level : int
+            Which one.
+        region : tuple of slice
+            Of the image.
+        others : sequence of int
+            Levels that will be asked for next: where no nodes are kept they are made in the
+            same pass.
 
         Raises
         ------
@@ -95,10 +108,12 @@ class View:
         """
         if level not in self._found:
             try:
-                if self._keeps_nodes:
-                    self._deepen(level)
-                else:
+                if not self._keeps_nodes:
                     self._from_tiles(level)
+                elif not self._runner.keeps_nodes:
+                    self._in_one_pass(level, others)
+                else:
+                    self._deepen(level)
             except BaseException as error:
                 self.let_go_of_nodes()
                 if is_out_of_memory(error) and not isinstance(error, OutOfMemory):
@@ -117,6 +132,35 @@ class View:
             self._found[reached] = np.ascontiguousarray(found[0][(slice(None), *self._tile.inner)])
         if level == max(self._runner.card.levels_trained):
             self.let_go_of_nodes()  # nothing is deeper
+
+    def _in_one_pass(self, level: int, others: Sequence[int]) -> None:
+        """Make the first level alone, on what it sees of the window; the rest from one graph."""
+        trained = sorted(self._runner.card.levels_trained)
+        start = time.perf_counter()
+        if level == trained[0]:
+            tile = _narrowed(self._tile, level)
+            within = tuple(
+                slice(n.start - w.start, n.stop - w.start)
+                for n, w in zip(tile.window, self._tile.window, strict=True)
+            )
+            x = self._x[(slice(None), *within)]
+            found = self._runner.probabilities(x[None], level, tile.inner)
+            self._found[level] = np.ascontiguousarray(found[0])
+            self.seconds[level] = time.perf_counter() - start
+            return
+        wanted = [k for k in trained[1:] if k == level or (k in others and k not in self._found)]
+        passed = self._runner.several(self._x[None], wanted)
+        spent = time.perf_counter() - start
+        inner = (slice(None), *self._tile.inner)
+        for k, share in self._shares(wanted).items():
+            self.seconds[k] = spent * share
+            self._found[k] = np.ascontiguousarray(passed.pop(k)[0][inner])
+
+    def _shares(self, levels: Sequence[int]) -> dict[int, float]:
+        """Return the operations of each level as a share of the deepest's."""
+        network, shape = self._runner.card.network, self._x.shape[1:]
+        counts = {k: multiply_accumulates(network, shape, k) for k in levels}
+        return {k: count / max(counts.values()) for k, count in counts.items()}
 
     def _from_tiles(self, level: int) -> None:
         x, start = self._x, time.perf_counter()
@@ -184,10 +228,12 @@ def show(
     letters, part, region = place_of(source, image, request.region)
     view = view_of(warm, link, runner, model, source, key, request.channel, part, region)
     total: NDArray[np.float32] | None = None
-    for level in levels:
+    for level in _order(levels, runner.keeps_nodes or every):
         if level in request.skip and not every and level != levels[-1]:
             continue
-        found = view.probabilities(level, region)
+        found = view.probabilities(
+            level, region, [k for k in levels if every or k not in request.skip]
+        )
         link.check()
         if every:
             total = found.copy() if total is None else total + found
@@ -198,6 +244,11 @@ def show(
     total /= len(levels)
     _send(link, "ensemble", total, letters, runner, view.seconds[levels[-1]])
     return [*levels, "ensemble"]
+
+
+def _order(levels: list[int], upwards: bool) -> list[int]:
+    """Return in which order levels are sent: of what comes from one pass the deepest first."""
+    return levels if upwards else [*levels[:1], *reversed(levels[1:])]
 
 
 def _send(
@@ -299,6 +350,16 @@ def _tile(shape: tuple[int, ...], region: Region | None, level: int) -> Tile:
         core.append(slice(start, min(stop, length)))
         window.append(slice(max(start - reach, 0), min(stop + reach, padded)))
     return Tile(tuple(core), tuple(window))
+
+
+def _narrowed(tile: Tile, level: int) -> Tile:
+    """Return the part of a window that a level sees of its core; it ends where the window ends."""
+    reach = aligned_halo(level)
+    window = tuple(
+        slice(max(c.start - reach, w.start), min(padded_size(c.stop, level) + reach, w.stop))
+        for c, w in zip(tile.core, tile.window, strict=True)
+    )
+    return Tile(tile.core, window)
 
 
 def _check_room(runner: Runner, tile: Tile) -> None:

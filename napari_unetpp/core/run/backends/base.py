@@ -45,6 +45,11 @@ class Backend(Protocol):
         """Of activations and weights."""
         ...
 
+    @property
+    def keeps_nodes(self) -> bool:
+        """Whether a session goes deeper from kept nodes, at no cost but what is new."""
+        ...
+
     def prepare(self, levels: Sequence[int]) -> None:
         """Compile what a pass over these levels needs; fails here rather than in it."""
         ...

@@ -26,7 +26,7 @@ from napari_unetpp.core.run.backends.graph import build_graph
 from napari_unetpp.core.run.memory import budget_bytes, bytes_per_pixel, return_free_heap
 from napari_unetpp.core.run.precision import DTYPES, Precision
 
-_GRAPHS = 3  # each holds the weights once more, in its own layout
+_GRAPHS = 5  # each holds the weights once more, in its own layout
 _LOOK_MS = 20  # how often a pass looks whether it is still wanted
 _KEPT_SHARE = 0.25  # of what a pass may take, as memory kept for the next one
 _HINTS: dict[Precision, str] = {"float32": "f32", "bfloat16": "bf16"}
@@ -56,6 +56,7 @@ class OpenVinoBackend:
     """
 
     name: Name = "openvino"
+    keeps_nodes = False
 
     def __init__(self, network: NestedUNet, precision: Precision) -> None:
         self.precision: Precision = precision

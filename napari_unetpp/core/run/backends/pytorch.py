@@ -41,6 +41,7 @@ class TorchBackend:
     """
 
     name: Name = "torch"
+    keeps_nodes = True
 
     def __init__(
         self, network: NestedUNet, kind: str, precision: Precision, tuned: bool = True
