@@ -31,6 +31,7 @@ from napari_unetpp.core.data.pairs import find_pairs
 from napari_unetpp.core.events import Note, StepDone, Validated, drain
 from napari_unetpp.core.model.modelfile import Model, load_model, save_model
 from napari_unetpp.core.run.runtime import Runner, choose_device
+from napari_unetpp.core.score.calibration import calibrate
 from napari_unetpp.core.score.evaluation import evaluate
 from napari_unetpp.core.train.fit import FitJob, fit
 from napari_unetpp.core.train.prepare import TableRow
@@ -182,14 +183,20 @@ def listen(event: object) -> None:
 
 
 def measure(name: str, job: FitJob) -> None:
-    """Measure time and memory of a finished model anew, where nothing else runs."""
+    """Measure time and memory of a finished model anew, and calibrate its "auto" level."""
     model = load_model(job.out)
     names = re.split(r",\s*", model.card.split.split("held out: ")[1].rstrip("."))
+    held_out = [p for p in job.pairs if p.name in names]
+    auto = drain(calibrate(Runner(model, choose_device(), None), held_out))
+    logging.info("%s: %s", name, auto)
     names = names[: 12 if model.card.network.ndim == 2 else 2]
     pairs = [p for p in job.pairs if p.name in names]
     found = drain(evaluate(Runner(model, choose_device()), pairs)).for_card()
     card = model.card.replace(
-        timings=found["timings"], timing_device=found["timing_device"], instances=job.card.instances
+        timings=found["timings"],
+        timing_device=found["timing_device"],
+        instances=job.card.instances,
+        auto_tolerance=auto.tolerance,
     )
     save_model(job.out, model.network, card)
     logging.info("%s: %s", name, found["timings"])

@@ -43,7 +43,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
     parser.add_argument(
         "--levels",
         type=options.levels,
-        metavar="1,2,3,4,ensemble",
+        metavar="1,2,3,4,ensemble,auto",
         help="levels to score; default all that were trained, and ensemble",
     )
     parser.add_argument(
@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
     def position(event: Event) -> Position | None:
         if not isinstance(event, ImageScored):
             return None
-        level = event.level if event.level == "ensemble" else f"L{event.level}"
+        level = f"L{event.level}" if isinstance(event.level, int) else event.level
         return event.done, event.total, f"{event.name} {level}"
 
     runner = load_runner(args.model, args.device, args.precision, args.backend)
@@ -91,6 +91,8 @@ def _text(found: Evaluation) -> str:
         for key, title in _COLUMNS.items()
         if any(row.get(key) is not None for row in found.levels.values())
     }
+    shares = {key for row in found.levels.values() for key in row if key.startswith("tiles_l")}
+    shown |= {key: f"tiles at L{key[7:]}" for key in sorted(shares)}
     rows = [
         [_name(level), *(_cell(row, key) for key in shown)] for level, row in found.levels.items()
     ]
@@ -112,4 +114,4 @@ def _cell(row: Mapping[str, float | None], key: str) -> str:
 
 
 def _name(level: str) -> str:
-    return level if level == "ensemble" else f"L{level}"
+    return f"L{level}" if level.isdigit() else level

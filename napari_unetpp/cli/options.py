@@ -13,7 +13,7 @@ from typing import Literal
 
 from napari_unetpp.core.events import Note
 
-Level = int | Literal["ensemble"]
+Level = int | Literal["ensemble", "auto"]
 
 KINDS = ("labels", "probabilities", "instances")
 DEVICES = ("auto", "cpu", "cuda", "mps")
@@ -24,21 +24,24 @@ _Wrong = argparse.ArgumentTypeError
 
 
 def level(text: str) -> Level:
-    """Return a level: a whole number from 1, or "ensemble".
+    """Return a level: a whole number from 1, "ensemble" or "auto".
 
     Raises
     ------
     argparse.ArgumentTypeError
         If it is neither. Whether the model has the level is for the model to say.
     """
-    if text.strip().lower() == "ensemble":
+    word = text.strip().lower()
+    if word == "ensemble":
         return "ensemble"
+    if word == "auto":
+        return "auto"
     try:
         number = int(text)
     except ValueError:
         number = 0
     if number < 1:
-        raise _Wrong(f"expected 1, 2, 3, 4 or ensemble, got {text!r}; choose one of them.")
+        raise _Wrong(f"expected 1, 2, 3, 4, ensemble or auto, got {text!r}; choose one of them.")
     return number
 
 

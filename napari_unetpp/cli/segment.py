@@ -44,8 +44,9 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
     parser.add_argument(
         "--level",
         type=options.level,
-        metavar="1|2|3|4|ensemble",
-        help="where to stop: 1 is fast, 4 is best; default 4, or the deepest that was trained",
+        metavar="1|2|3|4|ensemble|auto",
+        help="where to stop: 1 is fast, 4 is best, auto goes deep only where that matters; "
+        "default 4, or the deepest that was trained",
     )
     parser.add_argument(
         "--kind",
@@ -281,8 +282,15 @@ def _entry(
         "shape": list(prediction.shape),
         "seconds": round(prediction.seconds, 4),
         unit: math.prod(n for axis, n in sizes.items() if axis not in "CS") / 1e6,
+        **_tiles(prediction),
         "notes": [options.as_json(note) for note in (*notes, *prediction.notes)],
     }
+
+
+def _tiles(prediction: Prediction) -> dict[str, Any]:
+    """Return how many tiles "auto" ran at each level."""
+    counts = {str(level): count for level, count in prediction.tiles_by_level.items()}
+    return {"tiles_by_level": counts} if counts else {}
 
 
 def _also(backend: str) -> str:
@@ -292,7 +300,10 @@ def _also(backend: str) -> str:
 def _line(entry: dict[str, Any]) -> str:
     """Return what people read about one image."""
     unit = "megavoxels" if "megavoxels" in entry else "megapixels"
-    level = entry["level"] if entry["level"] == "ensemble" else f"L{entry['level']}"
+    level = f"L{entry['level']}" if isinstance(entry["level"], int) else entry["level"]
+    if "tiles_by_level" in entry:
+        tiles = ", ".join(f"{count} at L{k}" for k, count in entry["tiles_by_level"].items())
+        level = f"auto (tiles: {tiles})"
     objects = f", {entry['objects']} objects" if "objects" in entry else ""
     return (
         f"{entry['out']}: {entry['kind']} of {entry['model']} at {level}{objects}, "

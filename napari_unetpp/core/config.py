@@ -233,6 +233,9 @@ class ModelCard:
         Training data and what follows from them.
     parent : str
         Name and hash of the model that this one was fine-tuned from, or empty.
+    auto_tolerance : float, optional
+        Share of the foreground on which the first two levels may disagree before the level
+        "auto" goes to the deepest; calibrated on held-out images.
     """
 
     name: str
@@ -259,6 +262,7 @@ class ModelCard:
     licence: str = ""
     citation: str = ""
     parent: str = ""
+    auto_tolerance: float | None = None
 
     def __post_init__(self) -> None:
         net = self.network
@@ -297,6 +301,8 @@ class ModelCard:
                 )
         if not 0.0 < self.threshold < 1.0:
             raise InputError(f"threshold must lie between 0 and 1, got {self.threshold}.")
+        if self.auto_tolerance is not None and not 0.0 <= self.auto_tolerance <= 1.0:
+            raise InputError(f"auto_tolerance must lie between 0 and 1, got {self.auto_tolerance}.")
         known = set(net.head_levels)
         if not self.levels_trained or not set(self.levels_trained) <= known:
             raise InputError(

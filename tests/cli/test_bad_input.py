@@ -279,15 +279,15 @@ SEGMENT = {
     ),
     "level 5": Case(
         lambda w: w.segment("--level", 5),
-        ("was trained at level 1, 2, 3, 4", "got 5", "choose one of these or ensemble"),
+        ("was trained at level 1, 2, 3, 4", "got 5", "choose one of these, auto or ensemble"),
     ),
     "level 0": Case(
         lambda w: w.segment("--level", 0),
-        ("--level: expected 1, 2, 3, 4 or ensemble", "got '0'", "choose one of them"),
+        ("--level: expected 1, 2, 3, 4, ensemble or auto", "got '0'", "choose one of them"),
     ),
     "level x": Case(
         lambda w: w.segment("--level", "x"),
-        ("expected 1, 2, 3, 4 or ensemble", "got 'x'", "choose one of them"),
+        ("expected 1, 2, 3, 4, ensemble or auto", "got 'x'", "choose one of them"),
     ),
     "level untrained": Case(
         lambda w: w.segment("--level", 4, model=w.models["shallow"]),
@@ -440,7 +440,7 @@ EVALUATE = {
     ),
     "levels": Case(
         lambda w: w.evaluate("--levels", "1,,2", "--images", w.folder, "--labels", w.folder),
-        ("--levels: expected 1, 2, 3, 4 or ensemble", "got ''", "choose one of them"),
+        ("--levels: expected 1, 2, 3, 4, ensemble or auto", "got ''", "choose one of them"),
     ),
 }
 

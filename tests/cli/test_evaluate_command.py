@@ -71,6 +71,18 @@ def test_people_get_a_table(command, models, folders: tuple[Path, Path]) -> None
     assert lines[3].split()[5] == "1.000"
 
 
+def test_auto_has_a_row_with_its_shares(command, models, folders: tuple[Path, Path]) -> None:
+    outcome = command(
+        "evaluate", "--model", models["nuclei"], "--images", folders[0], "--labels", folders[1],
+        "--levels", "2,auto", *FAST,
+    )  # fmt: skip
+    assert outcome.code == 0
+    lines = [line for line in outcome.out.splitlines() if line]
+    assert "tiles at L" in lines[1]
+    assert [line.split()[0] for line in lines[2:4]] == ["L2", "auto"]
+    assert "no tolerance for auto, so 0.05 is used" in outcome.err
+
+
 def test_all_trained_levels_are_the_default(command, models, folders: tuple[Path, Path]) -> None:
     outcome = command(
         "evaluate", "--model", models["shallow"], "--images", folders[0], "--labels", folders[1],

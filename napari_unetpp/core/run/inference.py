@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from napari_unetpp.core.data.image import Image
 from napari_unetpp.core.data.preprocess import Normaliser
 from napari_unetpp.core.errors import InputError, OutOfMemory
 from napari_unetpp.core.events import Event, Note, TileDone
+from napari_unetpp.core.run.adaptive import TOLERANCE
 from napari_unetpp.core.run.instances import label_instances
 from napari_unetpp.core.run.memory import is_out_of_memory, release_pages
 from napari_unetpp.core.run.preview import fit_normalisers, predict_levels
@@ -68,6 +69,8 @@ class Prediction:
         Pixels (voxels) of the image that were segmented.
     notes : tuple of Note
         Everything that the user was told, in order.
+    tiles_by_level : mapping of int to int
+        With "auto": how many tiles came to each level; empty otherwise.
     """
 
     level: Level
@@ -81,6 +84,7 @@ class Prediction:
     pixels: int
     notes: tuple[Note, ...] = ()
     backend: str = "torch"
+    tiles_by_level: Mapping[int, int] = field(default_factory=dict)
 
     @property
     def megapixels(self) -> float:
@@ -97,6 +101,11 @@ class Prediction:
             "device": self.device,
             "precision": self.precision,
             "backend": self.backend,
+            **(
+                {"tiles_by_level": {str(k): n for k, n in self.tiles_by_level.items()}}
+                if self.tiles_by_level
+                else {}
+            ),
             "n_tiles": self.n_tiles,
             "seconds": self.seconds,
             "megapixels": self.megapixels,
@@ -136,8 +145,9 @@ def predict(
         Regions are assigned to it; axes, shape and type are those of :func:`output_axes`, of
         the whole image also where only a region is run: the rest stays as it is then. It is
         never committed here, and closing the generator leaves it as it is.
-    level : int or "ensemble"
-        A trained level, or the mean of all trained ones.
+    level : int, "ensemble" or "auto"
+        A trained level, the mean of all trained ones, or for each tile the one that it needs
+        (see :mod:`napari_unetpp.core.run.adaptive`).
     kind : {"labels", "probabilities", "instances"}
         Class labels, probabilities of classes and auxiliary channels, or one number for
         each object, counted from 1 in every plane or volume; then the float32
@@ -260,6 +270,7 @@ def _predict(job: _Job, sink: Any) -> Generator[Event, None, Prediction]:
     kept: NDArray[np.float32] | None = None
     missing = 0
     non_finite = done = 0
+    by_level: dict[int, int] = {}
 
     def load(plane: int, tile: Tile) -> tuple[NDArray[np.float32], int]:
         return job.space.load(parts[plane], tile, normalisers)
@@ -270,6 +281,8 @@ def _predict(job: _Job, sink: Any) -> Generator[Event, None, Prediction]:
             yield item
             continue
         non_finite += item.non_finite
+        if job.level == "auto" and isinstance(item.level, int):
+            by_level[item.level] = by_level.get(item.level, 0) + 1
         done = item.done
         region: Region = ()
         if not job.whole:
@@ -305,6 +318,7 @@ def _predict(job: _Job, sink: Any) -> Generator[Event, None, Prediction]:
         pixels=len(parts) * math.prod(_shape(job.region)),
         notes=tuple(notes),
         backend=runner.backend_of(job.level),
+        tiles_by_level=dict(sorted(by_level.items())),
     )
 
 
@@ -320,6 +334,12 @@ def _within(inner: Region, outer: Region) -> Region:
 
 
 def _warnings(job: _Job) -> Iterator[Note]:
+    if job.level == "auto" and job.card.auto_tolerance is None:
+        yield Note(
+            f"the model's card has no tolerance for auto, so {TOLERANCE:g} is used; it was not "
+            "calibrated on images of this kind.",
+            "auto-uncalibrated",
+        )
     if job.threshold_unused:
         yield Note("the threshold has no influence on this kind of result.", "threshold-unused")
     alone = len(job.plan) == 1 and _shape(job.plan.region) == job.plan.shape
@@ -332,7 +352,8 @@ def _warnings(job: _Job) -> Iterator[Note]:
 
 
 def _event(job: _Job, item: Block, region: Region) -> TileDone:
-    return TileDone(item.done, item.total, job.stage, region)
+    level = item.level if isinstance(item.level, int) else job.stage
+    return TileDone(item.done, item.total, level, region)
 
 
 def _write(

@@ -36,7 +36,7 @@ from napari_unetpp.core.run.precision import (
 
 __all__ = ["Device", "Level", "Runner", "choose_device", "seed_everything"]
 
-Level = int | Literal["ensemble"]
+Level = int | Literal["ensemble", "auto"]
 
 
 def seed_everything(seed: int) -> None:
@@ -90,6 +90,9 @@ class Runner:
         no nodes), so that a pass can be left in the middle: what it raises ends the pass, comes
         out unchanged and leaves the runner as it was. It must not look like an error of memory,
         which has an answer of its own. None at first.
+    deep_in_a_row : int
+        Windows in a row that went deep with "auto", over all images: what the next is expected
+        to do. Changes what is computed first, never the result.
     """
 
     def __init__(self, model: Model, device: Device, backend: str | None = "torch") -> None:
@@ -98,6 +101,7 @@ class Runner:
         self.notes: list[Note] = []
         self.agreements: dict[Level, Agreement] = {}
         self.interrupt: Callable[[], None] | None = None
+        self.deep_in_a_row = 0
         own = copy.deepcopy(model.network).eval().requires_grad_(False).float().cpu()
         self._master: NestedUNet = fold_batch_norm(own)
         self._wanted = backend
@@ -128,25 +132,31 @@ class Runner:
             If the level was not trained.
         """
         trained = self.card.levels_trained
-        if level == "ensemble":
+        if level in ("ensemble", "auto"):
             return max(trained)
         if isinstance(level, bool) or not isinstance(level, int) or level not in trained:
             choices = ", ".join(str(k) for k in sorted(trained))
             raise InputError(
                 f"model {self.card.name!r} was trained at level {choices}, got {level!r}; "
-                "choose one of these or ensemble."
+                "choose one of these, auto or ensemble."
             )
         return level
 
     def precision_of(self, level: Level) -> Precision:
         """Return the precision of a level: float32 if the device's own was found wanting."""
-        return self._rungs[self._rung.get(level, 0)][1]
+        return self._rungs[self._rung_of(level)][1]
 
     def backend_of(self, level: Level) -> Name:
         """Return the backend of a level: PyTorch if another was found wanting."""
-        return self._rungs[self._rung.get(level, 0)][0]
+        return self._rungs[self._rung_of(level)][0]
+
+    def _rung_of(self, level: Level) -> int:
+        """Return where a level stands; "auto" ends at the deepest one."""
+        return self._rung.get(self.stage_of(level) if level == "auto" else level, 0)
 
     def _heads(self, level: Level) -> tuple[int, ...]:
+        if level == "auto":
+            raise InputError("auto chooses a level for each tile; give a level for a pass.")
         return tuple(self.card.levels_trained) if level == "ensemble" else (level,)
 
     def probabilities(
@@ -310,7 +320,7 @@ class Runner:
             heads = self._heads(levels[0])
             backend.prepare(heads)
             return {levels[0]: backend.run(x, heads, None, self.interrupt)}
-        numbers = [level for level in levels if level != "ensemble"]
+        numbers = [level for level in levels if isinstance(level, int)]
         backend.prepare(numbers)
         found = backend.session(x).advance(numbers, self.interrupt)
         return {level: found[level] for level in numbers}

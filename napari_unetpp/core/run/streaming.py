@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from napari_unetpp.core.errors import InputError, OutOfMemory
 from napari_unetpp.core.events import Note
 from napari_unetpp.core.run import memory
+from napari_unetpp.core.run.adaptive import Adaptive
 from napari_unetpp.core.run.precision import DTYPES
 from napari_unetpp.core.run.runtime import Level, Runner
 from napari_unetpp.core.run.tiling import (
@@ -50,6 +51,8 @@ class Block:
         Pixels of the core that were NaN or infinite.
     done, total : int
         Tiles finished and tiles in all.
+    level : int or "ensemble"
+        What it was run at; of "auto" the one that the tile came to.
     """
 
     plane: int
@@ -58,6 +61,7 @@ class Block:
     non_finite: int
     done: int
     total: int
+    level: Level = "ensemble"
 
 
 def plan_tiles(
@@ -198,6 +202,7 @@ def stream(
         If the smallest tile does not fit on any device, or `load` raises it.
     """
     queue = _Queue(plan, planes)
+    adaptive = Adaptive(runner) if level == "auto" else None
     most = math.inf
     done = 0
     told = len(runner.notes)
@@ -212,7 +217,7 @@ def stream(
         return max(1, int(min(room, most)))
 
     while batch := queue.take(limit):
-        results, bad = _attempt(runner, level, load, batch)
+        results, bad, reached = _attempt(runner, level, load, batch, adaptive, plan.shape)
         yield from runner.notes[told:]
         told = len(runner.notes)
         if results is None:
@@ -235,14 +240,24 @@ def stream(
                     "halo) does not fit into memory; close other programs or take a lower level."
                 )
             continue
-        for (plane, tile), result, count in zip(batch, results, bad, strict=True):
+        for (plane, tile), result, count, at in zip(batch, results, bad, reached, strict=True):
             done += 1
-            yield Block(plane, tile, result, count, done, queue.total)
+            yield Block(plane, tile, result, count, done, queue.total, at)
+
+
+def _ends(tile: Tile, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return where the image ends, counted from the start of a tile's window."""
+    return tuple(n - w.start for w, n in zip(tile.window, shape, strict=True))
 
 
 def _attempt(
-    runner: Runner, level: Level, load: Load, batch: list[tuple[int, Tile]]
-) -> tuple[NDArray[np.float32] | None, list[int]]:
+    runner: Runner,
+    level: Level,
+    load: Load,
+    batch: list[tuple[int, Tile]],
+    adaptive: Adaptive | None,
+    shape: tuple[int, ...],
+) -> tuple[Sequence[NDArray[np.float32]] | None, list[int], list[Level]]:
     """Run a batch; None if memory ran out.
 
     The error is dropped here, because its traceback would keep the tensors alive that have
@@ -250,12 +265,19 @@ def _attempt(
     """
     try:
         loaded = [load(plane, tile) for plane, tile in batch]
+        bad = [bad for _, bad in loaded]
+        if adaptive is not None:
+            each = [
+                adaptive.run(window, tile.inner, _ends(tile, shape))
+                for (window, _), (_, tile) in zip(loaded, batch, strict=True)
+            ]
+            return [one.probabilities for one in each], bad, [one.level for one in each]
         x = np.stack([window for window, _ in loaded])  # (N, C, *space)
         found = runner.probabilities(x, level, crop=batch[0][1].inner)
-        return found, [bad for _, bad in loaded]
+        return list(found), bad, [level] * len(batch)
     except OutOfMemory:  # already judged: what ran out is no tile
         raise
     except (MemoryError, RuntimeError) as error:
         if not memory.is_out_of_memory(error):
             raise
-    return None, []
+    return None, [], []

@@ -22,7 +22,7 @@ from napari_unetpp.core.config import ModelCard
 from napari_unetpp.core.data.image import Image
 from napari_unetpp.core.data.io import read_image, read_labels
 from napari_unetpp.core.errors import InputError
-from napari_unetpp.core.events import Event, Note, drain
+from napari_unetpp.core.events import Event, Note, TileDone, drain
 from napari_unetpp.core.run.backends.base import TITLES
 from napari_unetpp.core.run.inference import predict
 from napari_unetpp.core.run.instances import label_instances
@@ -106,7 +106,7 @@ def evaluate(
         The model on its device.
     pairs : iterable of Pair or tuple
         Image and labels, each an :class:`Image` or a file.
-    levels : sequence of int or "ensemble", optional
+    levels : sequence of int, "ensemble" or "auto", optional
         Trained levels; all and the ensemble if None.
     channel, tile : int, optional
         As in :func:`core.run.inference.predict`.
@@ -192,6 +192,8 @@ def _evaluate(
                 # The precision of the level is settled here, so that all its times are of one.
                 before = len(runner.notes)
                 _warm_up(runner, image, level, channel)
+                if level == "auto":  # it may have stayed shallow there
+                    _warm_up(runner, image, runner.stage_of(level), channel)
                 yield from runner.notes[before:]
                 told |= {*runner.notes[before:]}
             tally = tallies[level]
@@ -221,7 +223,7 @@ def _device_text(runner: Runner, levels: Sequence[Level]) -> str:
     """Return the device and what the levels ran in: "cpu (NAME, bfloat16; L4 float32)"."""
     by_precision: dict[str, list[str]] = {}
     for level in levels:
-        name = level if level == "ensemble" else f"L{level}"
+        name = f"L{level}" if isinstance(level, int) else level
         by_precision.setdefault(runner.precision_of(level), []).append(name)
     words: list[str] = [runner.device.precision] if runner.device.precision in by_precision else []
     for precision, names in by_precision.items():
@@ -296,6 +298,8 @@ def _run(
             tally.seconds += time.perf_counter() - start
             if event is None:
                 break
+            if level == "auto" and isinstance(event, TileDone):
+                tally.tiles[event.level] += 1
             if not isinstance(event, Note) or event not in told:
                 yield event
             if isinstance(event, Note):

@@ -6,6 +6,7 @@ This module knows counts and a card's classes; it must not know networks, images
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -93,6 +94,8 @@ class Tally:
         Time spent, millions of pixels (voxels) run, and the peak of memory in MiB.
     largest : int
         Pixels of the largest image whose memory was measured.
+    tiles : Counter
+        Tiles by the level that they came to; of "auto" alone.
     """
 
     def __init__(self, card: ModelCard) -> None:
@@ -103,6 +106,7 @@ class Tally:
         self.megapixels = 0.0
         self.peak_mb = 0.0
         self.largest = 0
+        self.tiles: Counter[int] = Counter()
 
     def add_pixels(self, pred: NDArray[np.integer], truth: NDArray[np.integer]) -> dict[str, float]:
         """Count one image and return the IoU of the classes that its truth contains."""
@@ -127,6 +131,8 @@ class Tally:
         row["score"] = _finite(self.objects.score) if objects else None
         row["seconds_per_megapixel"] = self.seconds / self.megapixels
         row["peak_memory_mb"] = self.peak_mb
+        for level, count in sorted(self.tiles.items()):
+            row[f"tiles_l{level}"] = count / self.tiles.total()
         return row
 
 

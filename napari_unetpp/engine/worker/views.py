@@ -218,6 +218,8 @@ def show(
     list of int or str
         The levels that the client has now.
     """
+    if request.level == "auto":
+        raise InputError("a view shows the levels themselves, not auto; give a level.")
     runner.stage_of(cast(CoreLevel, request.level))
     trained = sorted(runner.card.levels_trained)
     every = request.level == "ensemble"

@@ -1,0 +1,145 @@
+"""The level that a tile needs: the first two heads, and the deepest where they disagree.
+
+Every window is judged by how much of the foreground the first two heads see differently. Where
+that is more than the card's tolerance, the deepest level decides. A window after several that went
+deep is expected to go deep too: then all three heads come from one pass, which costs hardly more
+than the deepest alone, and the judgement is the same. Knows a runner and arrays; no tile, no file.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_unetpp.core.config import ModelCard
+from napari_unetpp.core.run.results import deciding_channels
+from napari_unetpp.core.run.runtime import Runner
+from napari_unetpp.core.run.tiling import Region, aligned_halo, padded_size
+
+TOLERANCE = 0.05
+"""Of a card without one; on the careful side."""
+
+# Foreground that is always counted: where a tile holds next to nothing, a few pixels that turn
+# are no disagreement worth the deepest level.
+_LEAST_SHARE = 0.002
+
+
+def disagreement(first: NDArray[np.float32], second: NDArray[np.float32], card: ModelCard) -> float:
+    """Return which share of the foreground two levels see differently, 0 to 1.
+
+    Parameters
+    ----------
+    first, second : ndarray of float32, shape (channels, *space)
+        Probabilities of all the network's channels.
+    card : ModelCard
+        Its classes and threshold.
+
+    Returns
+    -------
+    float
+        Pixels whose decision differs over those that either calls foreground, of the class for
+        which it is largest.
+    """
+    channels = list(deciding_channels(card))
+    if card.network.activation == "softmax":
+        ways = [found.argmax(axis=0) for found in (first, second)]
+        masks = [(ways[0] == k, ways[1] == k) for k in range(1, len(first))]
+    else:
+        masks = [(first[k] > card.threshold, second[k] > card.threshold) for k in channels]
+    least = _LEAST_SHARE * float(np.prod(first.shape[1:]))
+    return max(float((a ^ b).sum()) / max(float((a | b).sum()), least, 1.0) for a, b in masks)
+
+
+# So many windows in a row must have gone deep before the next is expected to: on a mixture the
+# expectation would often be wrong, and cost the deepest level for nothing.
+_EXPECTED_AFTER = 3
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a window came to: probabilities, and the level that made them."""
+
+    probabilities: NDArray[np.float32]
+    level: int
+
+
+class Adaptive:
+    """Runs windows at the level that each needs.
+
+    Parameters
+    ----------
+    runner : Runner
+        The model.
+
+    Attributes
+    ----------
+    tolerance : float
+        The card's, else :data:`TOLERANCE`.
+    """
+
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+        card = runner.card
+        trained = sorted(card.levels_trained)
+        self._shallow, self._deepest = tuple(trained[:2]), trained[-1]
+        self.tolerance = TOLERANCE if card.auto_tolerance is None else card.auto_tolerance
+
+    def run(self, x: NDArray[np.float32], crop: Region, ends: tuple[int, ...]) -> Found:
+        """Run one window.
+
+        Parameters
+        ----------
+        x : ndarray of float32, shape (C, *window)
+            With the halo of the deepest level.
+        crop : tuple of slice
+            The core; only its pixels are judged and returned.
+        ends : tuple of int
+            Where the image ends along each axis, counted from the window's start: a shallow
+            level pads it less than the deepest does.
+
+        Returns
+        -------
+        Found
+            (channels, *core), and the level; the very numbers of a run at that level.
+        """
+        deepest, runner = self._deepest, self._runner
+        if deepest == self._shallow[-1]:  # two levels at most: nothing to choose
+            return Found(runner.probabilities(x[None], deepest, crop)[0], deepest)
+        deep: NDArray[np.float32] | None = None
+        if runner.deep_in_a_row >= _EXPECTED_AFTER:
+            heads = runner.several(x[None], (*self._shallow, deepest))
+            deep = np.ascontiguousarray(heads[deepest][0][(slice(None), *crop)])
+            if self._disagree(heads, crop):
+                return Found(deep, deepest)
+        window, inner = _narrowed(crop, ends, self._shallow[-1])
+        heads = runner.several(x[(None, slice(None), *window)], self._shallow)
+        if not self._disagree(heads, inner):
+            runner.deep_in_a_row = 0
+            kept = heads[self._shallow[-1]][0][(slice(None), *inner)]
+            return Found(np.ascontiguousarray(kept), self._shallow[-1])
+        runner.deep_in_a_row += 1
+        if deep is None:
+            deep = runner.probabilities(x[None], deepest, crop)[0]
+        return Found(deep, deepest)
+
+    def _disagree(self, heads: dict[int, NDArray[np.float32]], crop: Region) -> bool:
+        first, second = (heads[k][0][(slice(None), *crop)] for k in self._shallow)
+        return disagreement(first, second, self._runner.card) > self.tolerance
+
+
+def _narrowed(crop: Region, ends: tuple[int, ...], level: int) -> tuple[Region, Region]:
+    """Return the part of a window that a shallow level sees of its core, and the core in it."""
+    reach, step = aligned_halo(level), 2**level
+    window = tuple(
+        slice(
+            max(c.start // step * step - reach, 0),
+            min(padded_size(c.stop, level) + reach, padded_size(end, level)),
+        )
+        for c, end in zip(crop, ends, strict=True)
+    )
+    inner = tuple(
+        slice(c.start - w.start, c.stop - w.start) for c, w in zip(crop, window, strict=True)
+    )
+    return window, inner
