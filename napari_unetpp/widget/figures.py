@@ -1,18 +1,19 @@
 """The figures beside the slider: scores of the card, times of the card or of this machine.
 
-Knows cards and numbers; no widget but the panel it fills.
+Knows cards and numbers; no widget but the panel it fills, and no Qt: 3D Slicer's panel is
+filled by it too.
 """
 
 from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
 
 from napari_unetpp.core.config import ModelCard
+from napari_unetpp.widget.figures_table import LevelFigures
 from napari_unetpp.widget.models import figures as figures_of_card
-from napari_unetpp.widget.panel import LevelFigures, Panel
 
 Level = int | str
 
@@ -20,16 +21,25 @@ LAST = 5
 """So many measurements are looked at."""
 
 
+class FiguresPanel(Protocol):
+    """What shows the figures."""
+
+    def set_levels(
+        self, trained: tuple[int, ...], figures: Mapping[int | str, LevelFigures]
+    ) -> None:
+        """Show which levels there are, and what is known of them."""
+
+
 class Figures:
     """Time and score of each level, for the model that is chosen.
 
     Parameters
     ----------
-    panel : Panel
+    panel : FiguresPanel
         Where they are shown.
     """
 
-    def __init__(self, panel: Panel) -> None:
+    def __init__(self, panel: FiguresPanel) -> None:
         self.panel = panel
         self.card: ModelCard | None = None
         self._key: Any = None
