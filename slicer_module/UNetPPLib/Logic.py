@@ -110,9 +110,7 @@ class UNetPPLogic:
             raise task.error
         raise Volumes.refusal(task.status)
 
-    def start_segment(
-        self, volume: Any, segmentation: Any, options: SegmentOptions
-    ) -> SegmentTask:
+    def start_segment(self, volume: Any, segmentation: Any, options: SegmentOptions) -> SegmentTask:
         """Begin to segment a volume; events come with ``session.poll()``.
 
         Raises

@@ -41,8 +41,7 @@ def roi_region(volume: Any, image: VolumeImage, roi: Any) -> Region:
 
     if roi is None:
         raise refusal("There is no region of interest: make one in the Markups module.")
-    size = [0.0, 0.0, 0.0]
-    roi.GetSize(size)
+    size = tuple(roi.GetSize())
     if not all(s > 0 for s in size):
         raise refusal(f"{roi.GetName()} has no size; place it in a slice view first.")
     to_world = matrix_array(roi.GetObjectToWorldMatrix())
@@ -132,8 +131,7 @@ def _within(low: Any, high: Any, image: VolumeImage, name: str) -> Region:
     stop = np.ceil(np.asarray(high) + 0.5 - 1e-4).astype(int)
     stop = np.maximum(stop, start + 1)
     spans = [
-        (max(int(a), 0), min(int(b), n))
-        for a, b, n in zip(start, stop, image.shape, strict=True)
+        (max(int(a), 0), min(int(b), n)) for a, b, n in zip(start, stop, image.shape, strict=True)
     ]
     if any(a >= b for a, b in spans):
         raise refusal(f"{name} lies outside of {image.name}; move it into the volume.")

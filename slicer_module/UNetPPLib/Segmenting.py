@@ -124,16 +124,28 @@ class SegmentTask(Task):
             "UNetPP.version": __version__,
             "UNetPP.file": os.path.basename(self.options.model),
         }
-        written = Segments.write(
-            self.segmentation,
-            self.volume,
-            self._labels,
-            self.card,
-            region=self.options.region,
-            protect=self.options.protect,
-            tags=tags,
-            before=lambda: self._history.save(self.segmentation),
-        )
+        saved = False
+
+        def before() -> None:
+            nonlocal saved
+            self._history.save(self.segmentation)
+            saved = True
+
+        try:
+            written = Segments.write(
+                self.segmentation,
+                self.volume,
+                self._labels,
+                self.card,
+                region=self.options.region,
+                protect=self.options.protect,
+                tags=tags,
+                before=before,
+            )
+        except BaseException:
+            if saved:  # no half of a prediction
+                self._history.undo(self.segmentation)
+            raise
         self.notes += written.notes
         self.result = dict(
             result,

@@ -173,6 +173,47 @@ def write(
     return Written(segments, voxels, tuple(notes))
 
 
+def put_labels(
+    segmentation: Any, volume: Any, labels: NDArray[Any], start: tuple[int, ...], card: ModelCard
+) -> None:
+    """Show a block of labels in a segmentation that holds nothing else.
+
+    Parameters
+    ----------
+    segmentation : vtkMRMLSegmentationNode
+        Its segments' ids are the class names.
+    volume : vtkMRMLVolumeNode
+        Whose grid the block lies on.
+    labels : ndarray of int, (Z, Y, X)
+        0 background, k the card's k-th class.
+    start : tuple of int
+        Where the block begins in the volume, (Z, Y, X).
+    card : ModelCard
+        Names and colours.
+    """
+    inside = segmentation.GetSegmentation()
+    names = [c.name for c in card.classes]
+    modified = segmentation.StartModify()
+    try:
+        for found in ids_of(segmentation):
+            if found not in names:
+                inside.RemoveSegment(found)
+        for value, info in enumerate(card.classes, start=1):
+            if inside.GetSegment(info.name) is None:
+                inside.AddEmptySegment(info.name, info.name)
+                inside.GetSegment(info.name).SetColor(*colour_of(info))
+            _put(segmentation, info.name, volume, labels == value, start)
+    finally:
+        segmentation.EndModify(modified)
+
+
+def colour_of(info: Any) -> tuple[float, float, float]:
+    """Return the colour of a class as VTK has colours, 0 to 1."""
+    digits = info.color.lstrip("#")
+    red, green, blue = (int(digits[k : k + 2], 16) / 255 for k in (0, 2, 4))
+    return red, green, blue
+
+
 def ids_of(segmentation: Any) -> list[str]:
     """Return the ids of all segments, in order."""
     inside = segmentation.GetSegmentation()
@@ -316,13 +357,18 @@ def _new_segment(segmentation: Any, info: Any, notes: list[str]) -> str:
         notes.append(f"segment {info.name} is yours, so the prediction went into {name}")
     found = inside.AddEmptySegment("", name)
     segment = inside.GetSegment(found)
-    digits = info.color.lstrip("#")
-    segment.SetColor(*(int(digits[k : k + 2], 16) / 255 for k in (0, 2, 4)))
+    segment.SetColor(*colour_of(info))
     segment.SetTag(segment.GetTerminologyEntryTagName(), Terminology.entry(info.name))
     return str(found)
 
 
-def _put(segmentation: Any, segment_id: str, volume: Any, mask: NDArray[np.bool_]) -> None:
+def _put(
+    segmentation: Any,
+    segment_id: str,
+    volume: Any,
+    mask: NDArray[np.bool_],
+    start: tuple[int, ...] = (0, 0, 0),
+) -> None:
     """Replace the voxels of one segment, whoever else lies in its layer."""
     import numpy as np
 
@@ -331,8 +377,8 @@ def _put(segmentation: Any, segment_id: str, volume: Any, mask: NDArray[np.bool_
     if spans is None:
         image = oriented_image(volume, np.zeros((1, 1, 1), np.uint8))
     else:
-        z, y, x = spans
-        image = oriented_image(volume, mask[spans], (z.start, y.start, x.start))
+        z, y, x = (span.start + first for span, first in zip(spans, start, strict=True))
+        image = oriented_image(volume, mask[spans], (z, y, x))
     if not logic.SetBinaryLabelmapToSegment(image, segmentation, segment_id, logic.MODE_REPLACE):
         raise refusal(f"Slicer refused the voxels of segment {segment_id}; see its error log.")
 
@@ -361,7 +407,9 @@ def _take_away(
         if not (voxels[spot] & predicted).any():
             continue
         if being_painted(segmentation, found):
-            notes.append(f"{inside.GetSegment(found).GetName()} is being painted and was left alone")
+            notes.append(
+                f"{inside.GetSegment(found).GetName()} is being painted and was left alone"
+            )
             continue
         voxels[spot] &= ~predicted
         _put(segmentation, found, volume, voxels)

@@ -62,7 +62,9 @@ class Task:
         self._observers = Observers()
         scene = nodes[0].GetScene()
         self._observers.add(scene, scene.NodeAboutToBeRemovedEvent, self._removed)
-        self._observers.add(scene, scene.StartCloseEvent, lambda _: self.stop("the scene was closed"))
+        self._observers.add(
+            scene, scene.StartCloseEvent, lambda _: self.stop("the scene was closed")
+        )
 
     @property
     def running(self) -> bool:

@@ -41,6 +41,4 @@ def entry(name: str) -> str:
     category = _ANATOMY
     if not kind:
         category, kind = "SCT^85756007^Tissue", "SCT^85756007^Tissue"
-    return "~".join(
-        (_CONTEXT, category, kind, side or _NOTHING, _REGIONS, _NOTHING, _NOTHING)
-    )
+    return "~".join((_CONTEXT, category, kind, side or _NOTHING, _REGIONS, _NOTHING, _NOTHING))

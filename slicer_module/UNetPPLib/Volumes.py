@@ -115,8 +115,7 @@ def read(volume: Any) -> VolumeImage:
     colours = components in _COLOURS and array.dtype == np.uint8
     axes = "ZYX" if array.ndim == 3 else "ZYXS" if colours else "ZYXC"
     affine, notes = affine_of(volume)
-    size = abs(np.linalg.det(affine[:3, :3]))
-    if not (np.isfinite(affine).all() and size > 1e-12):
+    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
         raise refusal(
             f"{name} has no volume in space (its axes lie in one plane, or a spacing is 0); "
             "correct it in the Volumes module."

@@ -1,0 +1,87 @@
+"""Fixtures of the 3D Slicer module's tests: a scene on Slicer's own MRML libraries."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+pytest.importorskip("slicer", reason="these tests need the package slicer-core")
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "slicer_module"))
+
+import slicer
+from slicer_helpers import Patient, bootstrap
+
+
+@pytest.fixture(scope="session")
+def _scene() -> Any:
+    return bootstrap()
+
+
+@pytest.fixture
+def scene(_scene: Any) -> Iterator[Any]:
+    """Return an empty scene."""
+    slicer.mrmlScene = _scene
+    _scene.Clear(0)
+    yield _scene
+    _scene.Clear(0)
+
+
+@pytest.fixture
+def add_ct(scene: Any) -> Callable[..., Any]:
+    """Return a function that adds a volume: an array (Z, Y, X) and IJK to RAS."""
+
+    def add(
+        array: NDArray[Any] | None = None, ijk_to_ras: NDArray[Any] | None = None, name: str = "CT"
+    ) -> Any:
+        if array is None:
+            array = np.arange(6 * 8 * 10, dtype=np.int16).reshape(6, 8, 10)
+        matrix = np.diag([-1.5, -2.0, 3.0, 1.0]) if ijk_to_ras is None else ijk_to_ras
+        return slicer.util.addVolumeFromArray(array, matrix, name)
+
+    return add
+
+
+@pytest.fixture
+def add_transform(scene: Any) -> Callable[[NDArray[Any]], Any]:
+    """Return a function that adds a linear transform."""
+
+    def add(matrix: NDArray[Any]) -> Any:
+        node = scene.AddNewNodeByClass("vtkMRMLLinearTransformNode", "moved")
+        node.SetMatrixTransformToParent(slicer.util.vtkMatrixFromArray(matrix))
+        return node
+
+    return add
+
+
+@pytest.fixture(scope="session")
+def patient(shared_data: Path) -> Patient:
+    """Return the head and neck of a patient whose CT no model was trained on."""
+    name = "pt_92"
+    images = shared_data / "ct_head_neck" / "images" / f"{name}.nii.gz"
+    if not images.is_file():
+        pytest.skip(f"no real CT: there is no {images} (see sample_data/README.md)")
+    nibabel = pytest.importorskip("nibabel")
+    ct = nibabel.load(images)
+    truth = nibabel.load(shared_data / "ct_head_neck" / "masks" / f"{name}.nii.gz")
+    values = np.asarray(ct.dataobj).transpose(2, 1, 0)
+    organs = np.asarray(truth.dataobj).transpose(2, 1, 0)
+    # The organs and a margin: the rest would only cost time.
+    inside = [np.flatnonzero((organs > 0).any(tuple(k for k in range(3) if k != a)))
+              for a in range(3)]  # fmt: skip
+    first = [max(int(i[0]) - 10, 0) for i in inside]
+    spot = tuple(slice(a, int(i[-1]) + 11) for a, i in zip(first, inside, strict=True))
+    matrix = ct.affine.copy()
+    matrix[:3, 3] += matrix[:3, :3] @ np.array(first[::-1])
+    return Patient(
+        np.ascontiguousarray(values[spot]).astype(np.int16),
+        np.ascontiguousarray(organs[spot]).astype(np.uint8),
+        matrix,
+    )
