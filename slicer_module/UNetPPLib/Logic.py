@@ -6,17 +6,20 @@ network runs in a worker process, on PythonSlicer.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import slicer
 
-from UNetPPLib import Regions, Segments, Volumes
+from UNetPPLib import Painted, Regions, Segments, Volumes
 from UNetPPLib.Segmenting import Level, SegmentOptions, SegmentTask
 from UNetPPLib.Session import Session, shared_session
+from UNetPPLib.Teaching import SuggestTask, TuneOptions, TuneTask
 
 if TYPE_CHECKING:
+    from napari_unetpp.engine.protocol import PaintedSource, TuneOutcome
     from UNetPPLib.Regions import Region
+    from UNetPPLib.Tasks import Task
 
 MODULE = "UNetPP"
 
@@ -97,18 +100,7 @@ class UNetPPLogic:
                 device,
             ),
         )
-        if progress is not None:
-            task.listeners.append(lambda t: progress(t.status))
-        try:
-            self.session.wait(lambda: not task.running)
-        except BaseException:  # Ctrl-C
-            task.stop("it was interrupted")
-            raise
-        if task.state == "done":
-            return dict(task.result)
-        if task.error is not None:
-            raise task.error
-        raise Volumes.refusal(task.status)
+        return dict(self._wait(task, progress))
 
     def start_segment(self, volume: Any, segmentation: Any, options: SegmentOptions) -> SegmentTask:
         """Begin to segment a volume; events come with ``session.poll()``.
@@ -119,6 +111,107 @@ class UNetPPLogic:
             If volume, segmentation or model do not fit.
         """
         return SegmentTask(self.session, volume, segmentation, options, self.history)
+
+    def finetune(
+        self,
+        volumeNode: Any,
+        segmentationNode: Any,
+        classes: Mapping[str, str] | None = None,
+        model: str = "ct-head-neck",
+        *,
+        out: str = "",
+        seconds: float = 30.0,
+        split: Mapping[str, Any] | None = None,
+        seed: int = 0,
+        device: str = "auto",
+        progress: Callable[[str], None] | None = None,
+    ) -> TuneOutcome:
+        """Fine-tune a model on painted segments and wait for it.
+
+        Parameters
+        ----------
+        volumeNode : vtkMRMLVolumeNode
+            What is painted on.
+        segmentationNode : vtkMRMLSegmentationNode
+            Painted segments; it is not changed.
+        classes : mapping of str to str, optional
+            Segment id to class name; "background" is a class. By the segments' names if None.
+        model : str
+            Name of a bundled model, or path of a model file.
+        out : str
+            Model file to write; one in the user's folder of drafts if empty.
+        seconds : float
+            Budget.
+        split : mapping, optional
+            `split` of an earlier outcome: strokes stay held out, or not.
+        seed : int
+            Of the split and of patches.
+        device : str
+            "auto", "cpu", "cuda" or "mps".
+        progress : callable, optional
+            Gets sentences on the way.
+
+        Returns
+        -------
+        TuneOutcome
+            ``report`` (by level before and after), ``split``, and ``path`` of the model file,
+            which is None where the base stayed.
+
+        Raises
+        ------
+        napari_unetpp.core.errors.UNetPPError
+            With one sentence: what is wrong and what to do.
+        """
+        if classes is None:
+            classes = self.guess_classes(segmentationNode, model)
+        options = TuneOptions(model, classes, out, seconds, seed, split, device)
+        task = self.start_finetune(volumeNode, segmentationNode, options)
+        outcome: TuneOutcome = self._wait(task, progress)
+        return outcome
+
+    def start_finetune(
+        self,
+        volume: Any,
+        segmentation: Any,
+        options: TuneOptions,
+        more: Sequence[PaintedSource] = (),
+    ) -> TuneTask:
+        """Begin to fine-tune; events come with ``session.poll()``.
+
+        Raises
+        ------
+        UNetPPError
+            If nothing is painted, or something does not fit.
+        """
+        return TuneTask(self.session, volume, segmentation, options, more)
+
+    def guess_classes(self, segmentation: Any, model: str) -> dict[str, str]:
+        """Return which segment is which class by the segments' names, by segment id."""
+        from napari_unetpp.core.model.cards import read_card
+
+        if segmentation is None:
+            return {}
+        known = [c.name for c in read_card(model).classes]
+        return Painted.default_classes(segmentation, known)
+
+    def start_suggest(
+        self,
+        volume: Any,
+        segmentation: Any,
+        model: str,
+        classes: Mapping[str, str],
+        device: str = "auto",
+    ) -> SuggestTask:
+        """Begin to look for places that are worth painting."""
+        return SuggestTask(self.session, volume, segmentation, model, classes, device)
+
+    def jump(self, volume: Any, box: Sequence[tuple[int, int]]) -> tuple[float, float, float]:
+        """Move all slice views to the middle of a box (Z, Y, X); return the place in RAS."""
+        middle = tuple((start + stop - 1) / 2 for start, stop in box)
+        place = Regions.to_ras(volume, (middle[0], middle[1], middle[2]))
+        node = slicer.vtkMRMLSliceNode
+        node.JumpAllSlices(volume.GetScene(), *place, node.CenteredJumpSlice)
+        return place
 
     def region(self, volume: Any, region: Any, thickness: float = 10.0) -> Region | None:
         """Return a region of a volume's array.
@@ -153,6 +246,21 @@ class UNetPPLogic:
     def undo(self, segmentation: Any) -> bool:
         """Take back the last prediction in a segmentation; return whether there was one."""
         return self.history.undo(segmentation)
+
+    def _wait(self, task: Task, progress: Callable[[str], None] | None) -> Any:
+        """Wait for a task and return its result."""
+        if progress is not None:
+            task.listeners.append(lambda t: progress(t.status))
+        try:
+            self.session.wait(lambda: not task.running)
+        except BaseException:  # Ctrl-C
+            task.stop("it was interrupted")
+            raise
+        if task.state == "done":
+            return task.result
+        if task.error is not None:
+            raise task.error
+        raise Volumes.refusal(task.status)
 
     def close(self) -> None:
         """End the worker."""

@@ -233,6 +233,25 @@ def tag_of(segmentation: Any, segment_id: str, key: str) -> str:
     return str(text.get())
 
 
+def is_prediction(segmentation: Any, segment_id: str) -> bool:
+    """Return whether a segment is a prediction that nobody has changed since."""
+    written = tag_of(segmentation, segment_id, PRINT)
+    return bool(written) and written == fingerprint(segmentation, segment_id)
+
+
+def add_segment(
+    segmentation: Any, volume: Any, name: str, colour: str, mask: NDArray[np.bool_]
+) -> str:
+    """Add a segment that is not a prediction; return its id."""
+    from napari_unetpp.core.config import ClassInfo
+
+    inside = segmentation.GetSegmentation()
+    found = str(inside.AddEmptySegment("", name))
+    inside.GetSegment(found).SetColor(*colour_of(ClassInfo(name, colour)))
+    _put(segmentation, found, volume, mask)
+    return found
+
+
 def being_painted(segmentation: Any, segment_id: str) -> bool:
     """Return whether a segment is chosen in a segment editor with an effect at work."""
     scene = segmentation.GetScene()

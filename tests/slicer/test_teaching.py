@@ -1,0 +1,330 @@
+"""Painting in Slicer's editor, fine-tuning on it, and where to paint next, with the real engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from napari_unetpp.core.data.geometry import Grid
+from napari_unetpp.core.errors import FileError, InputError
+from napari_unetpp.core.model.cards import read_card
+from napari_unetpp.core.teach.project import Project
+from napari_unetpp.engine.protocol import RunRequest
+
+pytest.importorskip("slicer", reason="these tests need the package slicer-core")
+
+import slicer
+from slicer_helpers import Patient, paint
+from UNetPPLib import Painted, Projects, Segments, Volumes
+from UNetPPLib.Logic import UNetPPLogic
+from UNetPPLib.Session import Session
+from UNetPPLib.Teaching import TuneOptions
+
+SHAPE = (6, 8, 10)
+
+
+@pytest.fixture(scope="module")
+def session() -> Iterator[Session]:
+    shared = Session()
+    yield shared
+    shared.close()
+
+
+@pytest.fixture
+def logic(session: Session, scene: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setenv("NAPARI_UNETPP_CONFIG", str(tmp_path / "réglages"))
+    return UNetPPLogic(session)
+
+
+def add_painted(scene: Any, volume: Any, names: tuple[str, ...]) -> tuple[Any, dict[str, str]]:
+    """Add a segmentation with empty segments; return it and the id of each."""
+    node = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", "painted")
+    Segments.make_ready(node, volume)
+    return node, {name: node.GetSegmentation().AddEmptySegment("", name) for name in names}
+
+
+def block(*spans: tuple[int, int]) -> NDArray[np.bool_]:
+    mask = np.zeros(SHAPE, bool)
+    mask[tuple(slice(*s) for s in spans)] = True
+    return mask
+
+
+# Painted segments to painted labels
+
+
+def test_segments_become_labels_by_their_id(add_ct: Callable[..., Any], scene: Any) -> None:
+    volume = add_ct()
+    node, ids = add_painted(scene, volume, ("a", "b", "elsewhere"))
+    background, larynx = block((0, 2), (0, 8), (0, 3)), block((3, 5), (2, 4), (5, 9))
+    paint(node, ids["a"], volume, background)
+    paint(node, ids["b"], volume, larynx)
+    paint(node, ids["elsewhere"], volume, block((5, 6), (0, 8), (0, 10)))
+    # The order of segments and their names say nothing.
+    classes = {ids["b"]: "larynx", ids["a"]: "background"}
+    names = [c.name for c in read_card("ct-head-neck").classes]
+    labels, notes = Painted.labels_of(node, volume, classes, names)
+    np.testing.assert_array_equal(labels == 1, background)
+    np.testing.assert_array_equal(labels == 2 + names.index("larynx"), larynx)
+    assert set(np.unique(labels)) == {0, 1, 7}
+    assert notes == []
+    node.GetSegmentation().GetSegment(ids["b"]).SetName("renamed")
+    again, _ = Painted.labels_of(node, volume, classes, names)
+    np.testing.assert_array_equal(again, labels)
+
+
+def test_what_is_painted_twice_is_left_out_and_said(add_ct: Callable[..., Any], scene: Any) -> None:
+    volume = add_ct()
+    node, ids = add_painted(scene, volume, ("a", "b"))
+    paint(node, ids["a"], volume, block((0, 2), (0, 8), (0, 10)))
+    paint(node, ids["b"], volume, block((1, 3), (0, 8), (0, 10)))
+    classes = {ids["a"]: "background", ids["b"]: "larynx"}
+    labels, notes = Painted.labels_of(node, volume, classes, ["larynx"])
+    assert [int((labels[z] == 0).all()) for z in range(6)] == [0, 1, 0, 1, 1, 1]
+    assert notes[0].startswith("80 voxels are painted as two classes")
+
+
+def test_a_first_guess_goes_by_names_and_leaves_predictions_out(
+    add_ct: Callable[..., Any], scene: Any
+) -> None:
+    volume, card = add_ct(), read_card("ct-head-neck")
+    node, ids = add_painted(scene, volume, ("Background", "LARYNX", "tumour"))
+    Segments.write(node, volume, np.full(SHAPE, 7), card)
+    known = [c.name for c in card.classes]
+    classes = Painted.default_classes(node, known)
+    assert classes == {
+        ids["Background"]: "background", ids["LARYNX"]: "larynx", ids["tumour"]: "tumour",
+    }  # fmt: skip
+    assert Painted.class_names(classes, known) == (*known, "tumour")
+
+
+def test_nothing_painted_and_paint_beside_the_image_are_said(
+    add_ct: Callable[..., Any], add_transform: Callable[..., Any], scene: Any
+) -> None:
+    volume = add_ct()
+    node, ids = add_painted(scene, volume, ("a",))
+    with pytest.raises(InputError, match="nothing is painted in painted"):
+        Painted.labels_of(node, volume, {ids["a"]: "background"}, [])
+    with pytest.raises(InputError, match="a segment for each class"):
+        Painted.labels_of(None, volume, {}, [])
+    volume.SetAndObserveTransformNodeID(add_transform(np.eye(4)).GetID())
+    with pytest.raises(InputError, match="strokes lie beside the image"):
+        Painted.labels_of(node, volume, {ids["a"]: "background"}, [])
+
+
+# Fine-tuning
+
+
+def strokes(patient: Patient, values: tuple[int, ...], every: int) -> dict[str, NDArray[np.bool_]]:
+    """Return thin strokes along rows inside organs, and in the background."""
+    organs = np.isin(patient.truth, values)
+    rows = np.zeros(patient.truth.shape, bool)
+    rows[::every, ::4] = True
+    marked = {str(v): (patient.truth == v) & rows for v in values}
+    marked["background"] = rows & (patient.truth == 0) & (patient.ct > 600)
+    # Between the organs, and only where the columns are few.
+    marked["background"] &= (np.arange(patient.ct.shape[2]) % 7 < 3) & ~organs
+    return marked
+
+
+@pytest.fixture
+def painted_patient(
+    add_ct: Callable[..., Any], scene: Any, patient: Patient
+) -> tuple[Any, Any, dict[str, str]]:
+    """Return volume, segmentation painted through the editor's logic, and classes."""
+    volume = add_ct(patient.ct, patient.ijk_to_ras)
+    node, ids = add_painted(scene, volume, ("bg", "seven", "one"))
+    marks = strokes(patient, (1, 7), 6)
+    for name, mark in (("bg", "background"), ("seven", "7"), ("one", "1")):
+        paint(node, ids[name], volume, marks[mark])
+    classes = {ids["bg"]: "background", ids["seven"]: "mandible", ids["one"]: "brainstem"}
+    return volume, node, classes
+
+
+def test_paint_fine_tune_and_segment_with_what_came_out(
+    logic: UNetPPLogic,
+    painted_patient: tuple[Any, Any, dict[str, str]],
+    scene: Any,
+    patient: Patient,
+    tmp_path: Path,
+) -> None:
+    volume, node, classes = painted_patient
+    before = {i: Segments.fingerprint(node, i) for i in Segments.ids_of(node)}
+    said: list[str] = []
+    out = tmp_path / "modèle à moi.safetensors"
+    outcome = logic.finetune(volume, node, classes, out=str(out), seconds=8, progress=said.append)
+    report = outcome.report
+    assert set(report["levels"]) == {"1", "2", "3", "4"}
+    assert all(0 <= row["after"] <= 1 for row in report["levels"].values())
+    best = max(row["after"] for row in report["levels"].values())
+    assert best >= max(row["before"] for row in report["levels"].values())
+    assert any(text.startswith("step ") for text in said)
+    assert said[-1].startswith("fine-tuned in ")
+    # What was painted is never written.
+    assert {i: Segments.fingerprint(node, i) for i in Segments.ids_of(node)} == before
+    if outcome.path is None:
+        assert report["base_kept"]
+        return
+    assert Path(outcome.path) == out
+    assert read_card(str(out)).parent.startswith("ct-head-neck ")
+
+    # Both front ends' code, the same file, the same voxels.
+    organs = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", "organs")
+    result = logic.segment(volume, organs, model=str(out), level=2)
+    here = np.zeros(patient.ct.shape, np.uint8)
+    for value, found in enumerate(result["segments"].values(), start=1):
+        here[Segments.segment_array(organs, found, volume)] = value
+    there = through_napari(logic.session, patient, str(out), 2)
+    np.testing.assert_array_equal(here, there)
+    assert (here > 0).any()
+
+
+def through_napari(session: Session, patient: Patient, model: str, level: int) -> NDArray[Any]:
+    """Return what napari's dock would ask the engine for, from an image layer."""
+    napari = pytest.importorskip("napari")
+    from napari_unetpp.engine.protocol import ModelRequest
+    from napari_unetpp.widget.layer_image import layer_source
+
+    spacing = np.abs(np.diag(patient.ijk_to_ras))[2::-1]
+    layer = napari.layers.Image(patient.ct, scale=spacing, units=("mm",) * 3, name="CT")
+    sink = np.zeros(patient.ct.shape, np.uint8)
+    source = layer_source(layer, "ZYX")
+    session.engine.run(source, RunRequest(ModelRequest(model), level), sink).wait(120)
+    return sink
+
+
+def test_a_model_of_napari_opens_in_slicer_and_gives_the_same_voxels(
+    logic: UNetPPLogic, add_ct: Callable[..., Any], scene: Any, patient: Patient
+) -> None:
+    """The bundled model, which napari's dock offers as well."""
+    volume = add_ct(patient.ct, patient.ijk_to_ras)
+    organs = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", "organs")
+    result = logic.segment(volume, organs, level=1)
+    there = through_napari(logic.session, patient, "ct-head-neck", 1)
+    for value, found in enumerate(result["segments"].values(), start=1):
+        np.testing.assert_array_equal(Segments.segment_array(organs, found, volume), there == value)
+
+
+def test_the_scene_is_closed_in_mid_fine_tuning(
+    logic: UNetPPLogic, painted_patient: tuple[Any, Any, dict[str, str]], scene: Any
+) -> None:
+    volume, node, classes = painted_patient
+    task = logic.start_finetune(volume, node, TuneOptions("ct-head-neck", classes, seconds=60))
+    logic.session.wait(lambda: task.status.startswith("step"), 60)
+    scene.Clear(0)
+    assert task.state == "cancelled"
+    assert task.status.startswith("stopped, because the scene was closed.")
+    assert not task.path or Path(task.path).is_file()
+
+
+def test_a_model_that_cannot_be_written_is_a_message(
+    logic: UNetPPLogic, painted_patient: tuple[Any, Any, dict[str, str]], tmp_path: Path
+) -> None:
+    volume, node, classes = painted_patient
+    (tmp_path / "full").write_text("a file where a folder should be")
+    with pytest.raises((FileError, OSError, InputError), match="full"):
+        logic.finetune(
+            volume, node, classes, out=str(tmp_path / "full" / "m.safetensors"), seconds=4
+        )
+
+
+def test_the_next_place_to_paint_moves_the_slices_there(
+    logic: UNetPPLogic, add_ct: Callable[..., Any], scene: Any, patient: Patient
+) -> None:
+    volume = add_ct(patient.ct, patient.ijk_to_ras)
+    node, ids = add_painted(scene, volume, ("bg",))
+    corner = np.zeros(patient.ct.shape, bool)
+    corner[:2, :4, :4] = True
+    paint(node, ids["bg"], volume, corner)
+    red = scene.AddNewNodeByClass("vtkMRMLSliceNode", "Red")
+    red.SetOrientationToAxial()
+    task = logic.start_suggest(volume, node, "ct-head-neck", {ids["bg"]: "background"})
+    assert logic.session.wait(lambda: not task.running, 60)
+    assert task.state == "done", task.status
+    scores = [place.score for place in task.result]
+    assert len(scores) >= 2
+    assert scores == sorted(scores, reverse=True)
+    box = task.result[0].box
+    place = logic.jump(volume, box)
+    middle = [(a + b - 1) / 2 for a, b in box]
+    expected = Volumes.read(volume).affine @ (*middle, 1)
+    np.testing.assert_allclose(place, expected[:3], atol=1e-6)
+    assert red.GetSliceToRAS().GetElement(2, 3) == pytest.approx(place[2])
+
+
+# Project folders
+
+
+def test_a_project_goes_to_disk_and_comes_back_with_geometry_and_classes(
+    logic: UNetPPLogic,
+    painted_patient: tuple[Any, Any, dict[str, str]],
+    scene: Any,
+    patient: Patient,
+    tmp_path: Path,
+) -> None:
+    volume, node, classes = painted_patient
+    classes = dict(classes)
+    tumour = node.GetSegmentation().AddEmptySegment("", "tumour")
+    node.GetSegmentation().GetSegment(tumour).SetColor(1.0, 0.0, 0.0)
+    spot = np.zeros(patient.ct.shape, bool)
+    spot[4:6, 30:33, 20:25] = True
+    paint(node, tumour, volume, spot)
+    classes[tumour] = "tumour"
+    folder = tmp_path / "projet café"
+    Projects.save(folder, volume, node, classes, "ct-head-neck")
+    names = Painted.class_names(classes, [c.name for c in read_card("ct-head-neck").classes])
+    labels, _ = Painted.labels_of(node, volume, classes, names)
+
+    # As napari reads it.
+    project = Project.open(folder)
+    (pair,) = project.pairs()
+    assert project.base == "ct-head-neck"
+    assert [c.name for c in project.classes] == list(names)
+    assert project.classes[-1].color == "#ff0000"
+    np.testing.assert_array_equal(pair.painted().data[...], labels)
+    np.testing.assert_array_equal(pair.image().data[...], patient.ct)
+    np.testing.assert_allclose(pair.image().affine, Volumes.read(volume).affine, atol=1e-6)
+
+    # And as Slicer does, another day; painting goes on under the same name.
+    scene.Clear(0)
+    _, (opened,) = Projects.load(folder)
+    np.testing.assert_array_equal(Volumes.read(opened.volume).array, patient.ct)
+    again, _ = Painted.labels_of(opened.segmentation, opened.volume, opened.classes, names)
+    np.testing.assert_array_equal(again, labels)
+    Projects.save(folder, opened.volume, opened.segmentation, opened.classes, "ct-head-neck")
+    assert [p.name for p in Project.open(folder).pairs()] == [pair.name]
+
+
+def test_a_project_of_napari_opens_with_its_spacing(scene: Any, tmp_path: Path) -> None:
+    from napari_unetpp.core.data.image import Image
+
+    array = np.arange(5 * 6 * 7, dtype=np.uint16).reshape(5, 6, 7)
+    painted = np.zeros(array.shape, np.uint8)
+    painted[1, 2, 3], painted[4, 5, 6] = 1, 3
+    project = Project.create(tmp_path / "p", base="ct-head-neck")
+    project.add(
+        Image.from_array(array, "ZYX", (2.0, 500.0, 0.5), unit="mm").with_spacing((2.0, 0.5, 0.5)),
+        painted,
+    )
+    _, (opened,) = Projects.load(tmp_path / "p")
+    image = Volumes.read(opened.volume)
+    np.testing.assert_array_equal(image.array, array)
+    assert image.spacing == pytest.approx((2.0, 0.5, 0.5))
+    assert Grid(image.shape, image.affine).orientation == "SPL"
+    assert sorted(opened.classes.values()) == ["background", "class 2"]
+
+
+def test_images_that_no_volume_can_hold_are_refused(scene: Any, tmp_path: Path) -> None:
+    from napari_unetpp.core.data.image import Image
+
+    project = Project.create(tmp_path / "p")
+    project.add(
+        Image.from_array(np.zeros((2, 8, 9), np.uint8), "TYX"), np.zeros((2, 8, 9), np.uint8)
+    )
+    with pytest.raises(InputError, match="has the axes TYX, and a volume has Z, Y and X"):
+        Projects.load(tmp_path / "p")
+    assert slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLScalarVolumeNode") == 0
