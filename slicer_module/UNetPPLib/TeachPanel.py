@@ -325,7 +325,8 @@ class TeachPanel:
         place = self._places.pop(0)
         self.logic.jump(parameters.input_volume, place.box)
         self.segment.say(
-            f"paint here: the model is unsure by {place.score:.2f}; {len(self._places)} more places."
+            f"paint here: the model is unsure by {place.score:.2f}; "
+            f"{len(self._places)} more places."
         )
 
     def forget_places(self) -> None:

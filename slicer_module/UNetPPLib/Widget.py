@@ -183,6 +183,8 @@ class UNetPPWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):  # type: 
         """Take what the user changed."""
         if self._showing or self.segment is None or self.teach is None or self.parameters is None:
             return
+        if slicer.mrmlScene.IsBatchProcessing():  # a scene that is being loaded is no user
+            return
         before = (self.parameters.input_volume, self.parameters.model, self.parameters.painted)
         self.segment.take()
         self.teach.take()

@@ -19,11 +19,16 @@ def test_the_panel_passes_its_tests_in_a_process_of_its_own() -> None:
     folder = Path(__file__).resolve().parent / "panel"
     done = subprocess.run(
         [
-            sys.executable, "-m", "pytest", "-q", "-p", "no:pytest-qt", "-p", "no:napari",
-            "-p", "no:cacheprovider", "-m", "not slow", str(folder),
+            sys.executable, "-m", "pytest", "-q", "-p", "no:napari", "-p", "no:cacheprovider",
+            "-m", "not slow", str(folder),
         ],
         cwd=folder.parents[2],
-        env={**os.environ, "QT_API": "pyside6", "QT_QPA_PLATFORM": "offscreen"},
+        env={
+            **os.environ,
+            "QT_API": "pyside6",
+            "PYTEST_QT_API": "pyside6",
+            "QT_QPA_PLATFORM": "offscreen",
+        },
         capture_output=True,
         encoding="utf-8",
         errors="replace",

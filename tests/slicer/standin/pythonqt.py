@@ -20,6 +20,9 @@ os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
 
 from PySide6 import QtCore, QtGui, QtUiTools, QtWidgets
 
+# Properties that Qt reads through a virtual function, for which PySide looks here again.
+_VIRTUAL = ("sizeHint", "minimumSizeHint")
+
 
 class PythonQt:
     """Mix-in: properties as attributes, and connect() by signature."""
@@ -32,7 +35,7 @@ class PythonQt:
             return types.MethodType(connect, self)
         if name == "name":
             name = "objectName"
-        if plain("metaObject")().indexOfProperty(name) >= 0:
+        if name not in _VIRTUAL and plain("metaObject")().indexOfProperty(name) >= 0:
             return plain("property")(name)
         return plain(name)
 
