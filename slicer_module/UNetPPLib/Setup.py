@@ -222,6 +222,7 @@ class TorchProbe:
             self._problem = f"it did not answer for {_PATIENCE_SECONDS:.0f} s"
             self.close()
         if self._problem:
+            self.close()
             return TorchState(False, f"PyTorch could not be tried: {self._problem}.", _REINSTALL)
         assert self._process is not None
         self._out.seek(0)

@@ -1,9 +1,9 @@
-"""The test in the real application: a made-up CT through the panel's own logic and widgets.
+r"""The test in the real application: a made-up CT through the panel's own logic and widgets.
 
 Run it in Slicer's Python console (``slicer.util.selectModule("UNetPP")``, then Reload and Test in
 the developer section), or from a terminal::
 
-    Slicer --testing --additional-module-paths /path/to/slicer_module \\
+    Slicer --testing --additional-module-paths /path/to/slicer_module \
         --python-script /path/to/slicer_module/Testing/Python/UNetPPSelfTest.py
 
 It has not been run yet by those who wrote it: there is no Slicer application on their machines.
