@@ -318,7 +318,8 @@ def fingerprint(segmentation: Any, segment_id: str) -> str:
     if spans is None:
         return "0"
     crop = voxels[spans]
-    return f"{int(crop.sum())}-{'x'.join(map(str, crop.shape))}-{zlib.crc32(np.packbits(crop)):08x}"
+    total = zlib.crc32(np.packbits(crop).tobytes())
+    return f"{int(crop.sum())}-{'x'.join(map(str, crop.shape))}-{total:08x}"
 
 
 def bounding_box(mask: NDArray[np.bool_]) -> tuple[slice, slice, slice] | None:
@@ -493,7 +494,7 @@ class History:
 
 def _application_editor() -> Any:
     """Return the widget of the Segment Editor module, None outside of the application."""
-    module = getattr(getattr(slicer, "modules", None), "segmenteditor", None)
+    module: Any = getattr(getattr(slicer, "modules", None), "segmenteditor", None)
     try:
         editor = module.widgetRepresentation().self().editor
     except AttributeError:

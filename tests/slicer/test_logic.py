@@ -186,26 +186,35 @@ def test_a_ct_that_is_stored_in_another_order_gives_the_same_organs(
 def test_a_ct_that_is_cut_obliquely_gives_organs_in_the_same_places(
     logic: UNetPPLogic, add_ct: Callable[..., Any], scene: Any, patient: Patient, plain: Plain
 ) -> None:
-    """New slices through the patient, tilted by 8 degrees; mapped back, the organs agree."""
-    tilt = turn(8.0)
-    tilt[:3, 3] = 0
-    centre = patient.ijk_to_ras @ np.r_[(np.array(patient.ct.shape[::-1]) - 1) / 2, 1]
-    matrix = tilt @ patient.ijk_to_ras
-    matrix[:3, 3] += centre[:3] - (tilt @ centre)[:3]
+    """New slices of 2 mm, tilted by 8 degrees, through the patient; mapped back, the organs agree.
+
+    The patient is as he was; only the grid is another one.
+    """
+    old = np.array(patient.ct.shape, float)
+    step = np.linalg.norm(patient.ijk_to_ras[:3, :3], axis=0)[::-1] / 2.0
+    new = np.ceil(old * step).astype(int)
+    tilt = np.array(turn(8.0))[:3, :3]
+    matrix = np.eye(4)
+    axes = patient.ijk_to_ras[:3, :3] / np.linalg.norm(patient.ijk_to_ras[:3, :3], axis=0)
+    matrix[:3, :3] = tilt @ axes * 2.0
+    centre = patient.ijk_to_ras @ np.r_[(old[::-1] - 1) / 2, 1]
+    matrix[:3, 3] = centre[:3] - matrix[:3, :3] @ ((new[::-1] - 1) / 2)
     to_old = np.linalg.inv(patient.ijk_to_ras) @ matrix
     swap = [2, 1, 0]
-    linear, offset = to_old[:3, :3][np.ix_(swap, swap)], to_old[:3, 3][swap]
     cut = ndimage.affine_transform(
-        patient.ct.astype(np.float32), linear, offset, order=1, mode="nearest"
-    ).astype(np.int16)
+        patient.ct.astype(np.float32), to_old[:3, :3][np.ix_(swap, swap)], to_old[:3, 3][swap],
+        tuple(new), order=1, mode="nearest",
+    ).astype(np.int16)  # fmt: skip
     volume, segmentation = add_ct(cut, matrix), add_organs(scene)
     result = logic.segment(volume, segmentation, level=LEVEL)
     found = labels_of(segmentation, result, volume)
     back = np.linalg.inv(to_old)
-    linear, offset = back[:3, :3][np.ix_(swap, swap)], back[:3, 3][swap]
-    mapped = ndimage.affine_transform(found, linear, offset, order=0)
-    for value in (1, 3, 4, 7):
-        assert dice(mapped, plain.labels, value) > 0.8, value
+    mapped = ndimage.affine_transform(
+        found, back[:3, :3][np.ix_(swap, swap)], back[:3, 3][swap], patient.ct.shape, order=0
+    )
+    # The network sees a tilted patient: what is thick agrees, what is two voxels thick nearly so.
+    for value, least in ((3, 0.9), (4, 0.9), (7, 0.9), (1, 0.8), (2, 0.75)):
+        assert dice(mapped, plain.labels, value) >= least, value
 
 
 def test_under_a_transform_the_organs_are_the_same_and_under_it_too(

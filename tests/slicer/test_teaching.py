@@ -274,7 +274,7 @@ def test_a_project_goes_to_disk_and_comes_back_with_geometry_and_classes(
     spot[4:6, 30:33, 20:25] = True
     paint(node, tumour, volume, spot)
     classes[tumour] = "tumour"
-    folder = tmp_path / "projet café"
+    folder = tmp_path / "dossier café"
     Projects.save(folder, volume, node, classes, "ct-head-neck")
     names = Painted.class_names(classes, [c.name for c in read_card("ct-head-neck").classes])
     labels, _ = Painted.labels_of(node, volume, classes, names)

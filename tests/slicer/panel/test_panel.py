@@ -353,13 +353,13 @@ def test_a_project_is_saved_and_opened(
 ) -> None:
     node, _ = add_paint(scene, ct, patient)
     widget.ui.paintedSelector.setCurrentNode(node)
-    FileDialog.answers = [str(tmp_path / "projet")]
+    FileDialog.answers = [str(tmp_path / "dossier é")]
     widget.ui.saveProjectButton.click()
-    assert widget.ui.statusLabel.text == "saved: 1 pairs are in projet."
+    assert widget.ui.statusLabel.text == "saved: 1 pairs are in dossier é."
     scene.Clear(0)
-    FileDialog.answers = [str(tmp_path / "projet")]
+    FileDialog.answers = [str(tmp_path / "dossier é")]
     widget.ui.openProjectButton.click()
-    assert widget.ui.statusLabel.text == "1 pairs of projet are in the scene."
+    assert widget.ui.statusLabel.text == "1 pairs of dossier é are in the scene."
     np.testing.assert_array_equal(Volumes.read(widget.parameters.input_volume).array, patient.ct)
     assert sorted(widget.teach.classes().values()) == ["background", "jaw", "x"]
     FileDialog.answers = [str(tmp_path / "nowhere")]
