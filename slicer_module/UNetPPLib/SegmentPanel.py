@@ -47,9 +47,16 @@ class SegmentPanel:
 
     @property
     def level(self) -> Level:
-        """The level to run at."""
+        """The level to run at: the slider's, or the deepest before it that the model has."""
         assert self.parameters is not None
-        return "ensemble" if self.parameters.ensemble else self.parameters.level
+        if self.parameters.ensemble:
+            return "ensemble"
+        try:
+            trained = sorted(self.card().levels_trained)
+        except (ValueError, OSError):
+            return self.parameters.level
+        reached = [k for k in trained if k <= self.parameters.level]
+        return reached[-1] if reached else trained[0]
 
     @property
     def threshold(self) -> float | None:
@@ -72,7 +79,7 @@ class SegmentPanel:
         ui.roiSelector.setCurrentNode(parameters.roi)
         ui.levelSlider.value = parameters.level
         ui.levelSlider.enabled = not parameters.ensemble
-        ui.levelLabel.text = f"L{parameters.level}"
+        ui.levelLabel.text = "all" if parameters.ensemble else f"L{self.level}"
         ui.ensembleCheck.checked = parameters.ensemble
         ui.regionCombo.setCurrentIndex(REGIONS.index(parameters.region))
         ui.slabSpin.value = parameters.slab

@@ -144,7 +144,7 @@ class TuneTask(Task):
         self.path = result.path or ""
         report = result.report
         words = verdict(report)
-        self.notes += list(report.get("sentences", ()))
+        self.notes = [*dict.fromkeys([*self.notes, *report.get("sentences", ())])]
         return f"fine-tuned in {in_words(report['seconds'])}. {words}"
 
 

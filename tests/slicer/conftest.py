@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "slicer_module"))
 
 import slicer
-from slicer_helpers import Patient, bootstrap
+from slicer_helpers import Patient, bootstrap, small_model
 
 
 @pytest.fixture(scope="session")
@@ -85,3 +85,9 @@ def patient(shared_data: Path) -> Patient:
         np.ascontiguousarray(organs[spot]).astype(np.uint8),
         matrix,
     )
+
+
+@pytest.fixture(scope="session")
+def small_base(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Return a small untrained model, which a few strokes make better."""
+    return small_model(tmp_path_factory.mktemp("models") / "small.safetensors")

@@ -6,8 +6,11 @@ logics; :func:`bootstrap` puts them where the application would.
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import types
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -90,3 +93,42 @@ def paint(segmentation: Any, segment_id: str, volume: Any, mask: NDArray[Any]) -
         segmentation, segment_id, modifier, logic.ModificationModeAdd, False, False
     )
     return logic
+
+
+_SMALL = """
+import sys
+import torch
+from napari_unetpp.core.config import ClassInfo, ModelCard, NetworkConfig
+from napari_unetpp.core.model.modelfile import save_model
+from napari_unetpp.core.nn.network import NestedUNet
+network = NetworkConfig(ndim=3, filters=(4, 6, 8), norm="batch")
+card = ModelCard("small", network, (ClassInfo("vessel", "#ff8a65"),), axes="ZYX",
+                 orientation="SPL", levels_trained=(1, 2))
+torch.manual_seed(7)
+save_model(sys.argv[1], NestedUNet(network).eval(), card)
+"""
+
+
+def small_model(path: Path) -> str:
+    """Write a small untrained 3D model; in a process of its own, so that torch stays there."""
+    subprocess.run([sys.executable, "-c", _SMALL, str(path)], check=True, timeout=120)
+    return str(path)
+
+
+def vessels() -> tuple[NDArray[np.int16], NDArray[np.bool_]]:
+    """Return a noisy volume with two bright tubes, and where they are, (Z, Y, X)."""
+    z, y, x = np.mgrid[:24, :40, :48]
+    tubes = ((y - 12 - z / 4) ** 2 + (x - 14) ** 2 < 20) | ((y - 28) ** 2 + (x - 32) ** 2 < 30)
+    noise = np.random.default_rng(3).normal(0, 12, tubes.shape)
+    return (80 + 150 * tubes + noise).astype(np.int16), tubes
+
+
+def vessel_strokes() -> dict[str, NDArray[np.bool_]]:
+    """Return strokes: two along tubes and three in the background."""
+    marks = {name: np.zeros((24, 40, 48), bool) for name in ("background", "tube")}
+    marks["tube"][6, 10:17, 13:15] = True
+    marks["tube"][17, 25:32, 31:33] = True
+    marks["background"][6, 2:4, 4:44] = True
+    marks["background"][17, 36:38, 4:44] = True
+    marks["background"][12, 19:21, 2:46] = True
+    return marks

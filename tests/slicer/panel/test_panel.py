@@ -5,7 +5,9 @@ With the real engine and the bundled CT model on a small CT; a few nodes stand f
 
 from __future__ import annotations
 
+import errno
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -17,7 +19,7 @@ import numpy as np
 import pytest
 import slicer
 from pythonqt import FileDialog, ScriptedLoadableModuleWidget, qt
-from slicer_helpers import Patient, paint
+from slicer_helpers import Patient, paint, vessel_strokes, vessels
 from UNetPPLib import Segments, Session, Setup, Volumes
 from UNetPPLib.Parameters import Parameters
 from UNetPPLib.Widget import UNetPPWidget
@@ -302,15 +304,25 @@ def test_classes_are_chosen_for_segments_by_id(
 
 
 def test_the_loop_paint_fine_tune_compare_revert_save(
-    widget: Any, ct: Any, scene: Any, patient: Patient, tmp_path: Path
+    widget: Any, add_ct: Callable[..., Any], scene: Any, small_base: str, tmp_path: Path
 ) -> None:
-    node, ids = add_paint(scene, ct, patient)
+    array, _ = vessels()
+    volume = add_ct(array, np.diag([-1.0, -1.0, 1.0, 1.0]))
+    node = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", "strokes")
+    Segments.make_ready(node, volume)
     ui = widget.ui
+    ui.inputSelector.setCurrentNode(volume)
+    FileDialog.answers = [small_base]
+    ui.modelFileButton.click()
+    for name, stroke in vessel_strokes().items():
+        found = node.GetSegmentation().AddEmptySegment("", name)
+        paint(node, found, volume, stroke)
     ui.paintedSelector.setCurrentNode(node)
-    widget.parameters.classes = {ids["jaw"]: "mandible", ids["x"]: "brainstem"}
-    widget.changed()
-    ui.budgetSpin.value = 8
+    combo = ui.classTable.cellWidget(1, 1)
+    combo.setCurrentIndex(combo.findData("vessel"))
+    ui.budgetSpin.value = 6
     assert not ui.saveModelButton.enabled
+    assert ui.saveModelButton.toolTip == "There is no fine-tuned model yet."
     ui.finetuneButton.click()
     assert ui.finetuneButton.text == "Stop"
     seen: list[str] = []
@@ -320,21 +332,42 @@ def test_the_loop_paint_fine_tune_compare_revert_save(
     assert "→" in ui.reportLabel.text
     assert ui.finetuneButton.text == "Fine-tune"
     assert widget.parameters.split
-    if not widget.parameters.base:
-        assert "base was better" in ui.reportLabel.text
-        return
     tuned = widget.parameters.model
-    assert widget.parameters.base == "ct-head-neck"
-    assert ui.modelCombo.currentText == "ct-head-neck (fine-tuned)"
+    assert widget.parameters.base == small_base
+    assert ui.modelCombo.currentText == "small (fine-tuned)"
+
+    # With the slider: the figures are the new model's, and it segments.
+    ui.applyButton.click()
+    pump(widget, lambda: not widget.segment.running)
+    assert "1 of 1 classes found" in ui.statusLabel.text
+
     FileDialog.answers = [str(tmp_path / "mon modèle")]
     ui.saveModelButton.click()
     saved = tmp_path / "mon modèle.safetensors"
     assert saved.read_bytes() == Path(tuned).read_bytes()
     assert widget.parameters.model == str(saved)
     ui.revertButton.click()
-    assert widget.parameters.model == "ct-head-neck"
-    assert ui.modelCombo.currentText == "ct-head-neck"
+    assert widget.parameters.model == small_base
+    assert ui.modelCombo.currentText == "small"
     assert not ui.revertButton.enabled
+
+
+def test_a_full_disk_is_told_and_nothing_half_written_is_left(
+    widget: Any, ct: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(shutil, "copyfile", full)
+    FileDialog.answers = [str(tmp_path / "m.safetensors")]
+    widget.parameters.base = "ct-head-neck"
+    from napari_unetpp.core.model.cards import resolve
+
+    widget.parameters.model = str(resolve("ct-head-neck"))
+    widget.changed()
+    widget.ui.saveModelButton.click()
+    assert "No space left on device" in widget.ui.statusLabel.text
+    assert [p for p in tmp_path.rglob("*.safetensors*") if p.is_file()] == []
 
 
 def test_the_next_place_to_paint_is_jumped_to(widget: Any, ct: Any, scene: Any) -> None:
