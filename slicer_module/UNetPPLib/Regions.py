@@ -105,7 +105,8 @@ def to_indices(volume: Any, points: NDArray[np.float64]) -> NDArray[np.float64]:
         parent.GetTransformFromWorld(general)
     local = np.array([general.TransformPoint(*map(float, p)) for p in points])
     inverse = np.linalg.inv(local_affine(volume))
-    return local @ inverse[:3, :3].T + inverse[:3, 3]
+    indices: NDArray[np.float64] = local @ inverse[:3, :3].T + inverse[:3, 3]
+    return indices
 
 
 def to_ras(volume: Any, point: tuple[float, float, float]) -> tuple[float, float, float]:

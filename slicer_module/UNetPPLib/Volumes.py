@@ -169,7 +169,8 @@ def image_array(image: Any) -> NDArray[Any]:
     # The array holds on to the scalars, so VTK gives a volume that changes new ones.
     flat = vtk_to_numpy(image.GetPointData().GetScalars())
     x, y, z = image.GetDimensions()
-    return flat.reshape(z, y, x, *flat.shape[1:])
+    array: NDArray[Any] = flat.reshape(z, y, x, *flat.shape[1:])
+    return array
 
 
 def matrix_array(matrix: Any) -> NDArray[np.float64]:

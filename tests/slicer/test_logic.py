@@ -272,7 +272,7 @@ def test_the_scene_is_saved_and_loaded_with_parameters_and_provenance(
     parameters = Parameters.of(scene)
     parameters.input_volume, parameters.output_segmentation = volume, segmentation
     parameters.level, parameters.region, parameters.classes = 2, "slab", {"S_1": "background"}
-    folder = tmp_path / "scène avec espaces"
+    folder = tmp_path / "scène à nous"
     folder.mkdir()
     for node, kind, name in (
         (volume, "vtkMRMLVolumeArchetypeStorageNode", "CT.nrrd"),
