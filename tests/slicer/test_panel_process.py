@@ -32,7 +32,7 @@ def test_the_panel_passes_its_tests_in_a_process_of_its_own() -> None:
         capture_output=True,
         encoding="utf-8",
         errors="replace",
-        timeout=240,
+        timeout=900,
     )  # fmt: skip
     print(done.stdout[-20000:], done.stderr[-5000:])
     assert done.returncode == 0

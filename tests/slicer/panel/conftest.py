@@ -13,6 +13,8 @@ from pathlib import Path
 collect_ignore_glob: list[str] = []
 if os.environ.get("QT_API") == "pyside6":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "standin"))
+    # Threads lose most of their time where other programs compute as well.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     import pythonqt
 
     APP = pythonqt.install()

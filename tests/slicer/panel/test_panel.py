@@ -320,13 +320,16 @@ def test_the_loop_paint_fine_tune_compare_revert_save(
     ui.paintedSelector.setCurrentNode(node)
     combo = ui.classTable.cellWidget(1, 1)
     combo.setCurrentIndex(combo.findData("vessel"))
-    ui.budgetSpin.value = 6
     assert not ui.saveModelButton.enabled
     assert ui.saveModelButton.toolTip == "There is no fine-tuned model yet."
-    ui.finetuneButton.click()
-    assert ui.finetuneButton.text == "Stop"
     seen: list[str] = []
-    pump(widget, lambda: seen.append(ui.statusLabel.text) or not widget.teach.running, 180)
+    for seconds in (5, 60):  # the second one for a machine that is busy
+        ui.budgetSpin.value = seconds
+        ui.finetuneButton.click()
+        assert ui.finetuneButton.text == "Stop"
+        pump(widget, lambda: seen.append(ui.statusLabel.text) or not widget.teach.running, 180)
+        if widget.parameters.base:
+            break
     assert any(text.startswith("step ") for text in seen)
     assert ui.statusLabel.text.startswith("fine-tuned in ")
     assert "→" in ui.reportLabel.text
