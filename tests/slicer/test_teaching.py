@@ -180,15 +180,15 @@ def test_a_fine_tuned_model_gives_the_same_voxels_in_both_viewers(
     volume, node, classes = painted_vessels
     array, tubes = vessels()
     out = tmp_path / "modèle à moi.safetensors"
-    for seconds in (5, 60):  # the second one for a machine that is busy
+    for seconds in (8, 60):  # the second one for a machine that is busy
         outcome = logic.finetune(volume, node, classes, small_base, out=str(out), seconds=seconds)
-        if outcome.path is not None:
+        levels = outcome.report["levels"].values()
+        before, after = (max(row[key] for row in levels) for key in ("before", "after"))
+        if after > before:
             break
-    report = outcome.report
+    assert after > before
+    assert not outcome.report["base_kept"]
     assert outcome.path == str(out)
-    assert not report["base_kept"]
-    levels = report["levels"].values()
-    assert max(row["after"] for row in levels) > max(row["before"] for row in levels)
     assert read_card(str(out)).parent.startswith("small ")
 
     organs = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", "organs")
