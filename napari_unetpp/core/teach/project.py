@@ -179,18 +179,12 @@ class Project:
         _check_shapes(source, labels)
         with self._changing() as data:
             title = unused(name or source.name or "image", [row.name for row in data.rows])
-            stem = file_stem(title, [_stem(row.painted) for row in data.rows])
-            place = self.folder / PAINTED / f"{stem}.tif"
-            axes, shape, relative, absolute = self._keep_image(source, stem)
-            painted_axes, painted_shape = write_labels(place, labels, source.spacing, source.unit)
-            remove(split_path(place))  # of a pair that is gone
-            row = Row(
-                title, relative, absolute, f"{PAINTED}/{stem}.tif", axes, painted_axes, shape,
-                painted_shape, channel, source.spacing, source.unit, _rows_of(source.affine),
-            )  # fmt: skip
-            if split is not None and (part := _part_of(split, title)).shapes:
-                save_split(split_path(place), part)
-            self._write(replace(data, rows=(*data.rows, row)))
+            stem = file_stem(title, [_stem(row.painted) for row in data.rows] + self._stems())
+            try:
+                row = self._add(data, source, labels, title, stem, channel, split)
+            except Exception:
+                self._drop(stem)
+                raise
         return self._pair(row)
 
     def update(self, name: str, painted: Any, *, painted_axes: str | None = None) -> Pair:
@@ -232,20 +226,15 @@ class Project:
         return self._pair(moved)
 
     def remove(self, name: str) -> None:
-        """Take a pair out, with its painted labels; an image outside of the folder stays.
+        """Take a pair out of the list; all of its files stay, for paint cannot be made again.
 
         Raises
         ------
         InputError
             If there is none of that name.
         """
-        row = self._row(name)
+        self._row(name)
         self._change(lambda data: replace(data, rows=tuple(r for r in data.rows if r.name != name)))
-        painted = self.folder / row.painted
-        remove(painted)
-        remove(split_path(painted))
-        if row.image == f"{IMAGES}/{_stem(row.painted)}{IMAGE_SUFFIX}":
-            remove(self.folder / row.image)
 
     def split(self, seed: int = 0) -> Split:
         """Return how the strokes of all pairs were split the last time."""
@@ -265,6 +254,35 @@ class Project:
             part = _part_of(split, pair.name)
             if part.shapes:
                 save_split(pair.split_path, part)
+
+    def _add(
+        self, data: ProjectData, image: Image, labels: Image, title: str, stem: str,
+        channel: int | None, split: Split | None,
+    ) -> Row:  # fmt: skip
+        place = self.folder / PAINTED / f"{stem}.tif"
+        axes, shape, relative, absolute = self._keep_image(image, stem)
+        painted_axes, painted_shape = write_labels(place, labels, image.spacing, image.unit)
+        remove(split_path(place))  # of labels that someone deleted
+        row = Row(
+            title, relative, absolute, f"{PAINTED}/{stem}.tif", axes, painted_axes, shape,
+            painted_shape, channel, image.spacing, image.unit, _rows_of(image.affine),
+        )  # fmt: skip
+        if split is not None and (part := _part_of(split, title)).shapes:
+            save_split(split_path(place), part)
+        self._write(replace(data, rows=(*data.rows, row)))
+        return row
+
+    def _drop(self, stem: str) -> None:
+        """Remove what was written of a pair that could not be added: no other has its stem."""
+        painted = self.folder / PAINTED / f"{stem}.tif"
+        for path in (painted, split_path(painted), self.folder / IMAGES / f"{stem}{IMAGE_SUFFIX}"):
+            remove(path)
+
+    def _stems(self) -> list[str]:
+        """Return the stems of files that are there, those of pairs that were taken out too."""
+        found = [p.name.removesuffix(".tif") for p in (self.folder / PAINTED).glob("*.tif")]
+        images = (self.folder / IMAGES).glob(f"*{IMAGE_SUFFIX}")
+        return found + [p.name.removesuffix(IMAGE_SUFFIX) for p in images]
 
     def _keep_image(self, image: Image, stem: str) -> tuple[str, tuple[int, ...], str, str]:
         """Return axes, shape, relative and absolute place of an image, which has a file then."""

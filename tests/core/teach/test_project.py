@@ -209,18 +209,28 @@ def test_painting_on_keeps_the_split(project: Project, scan: Path) -> None:
     assert list(Project.open(project.folder).split().shapes) == [f"{name}#0", "copy#0"]
     project.remove(name)
     assert [p.name for p in project.pairs()] == [copy.name]
-    assert sorted(p.name for p in (project.folder / "painted").iterdir()) == [
-        "copy.tif",
-        "copy.tif.strokes.json",
-    ]
+    assert list(Project.open(project.folder).split().shapes) == ["copy#0"]
     assert scan.exists()
 
 
-def test_an_image_of_the_folder_goes_with_its_pair(project: Project) -> None:
+def test_the_files_of_a_pair_that_is_taken_out_stay(project: Project) -> None:
     image = Image.from_array(np.zeros((20, 20), np.uint8), "YX", name="a")
-    project.add(image, painted_like((20, 20)))
+    labels = painted_like((20, 20))
+    split = Split()
+    split.update({"a#0": labels})
+    old = project.add(image, labels, split=split)
+    kept = {p: p.read_bytes() for p in project.folder.rglob("a*") if p.is_file()}
+    assert set(kept) == {old.painted_path, old.split_path, old.image_path}
     project.remove("a")
-    assert list((project.folder / "images").iterdir()) == []
+    assert project.pairs() == ()
+    # The next of that name has files of its own.
+    new = project.add(image, painted_like((20, 20), 2))
+    assert new.name == "a"
+    assert new.painted_path.name == "a (2).tif"
+    assert new.image_path.name == "a (2).ome.tif"
+    assert {p: p.read_bytes() for p in kept} == kept
+    assert project.split().shapes == {}
+    project.remove("a")
     with pytest.raises(InputError, match="no pair named 'a'; there are: none"):
         project.remove("a")
 
@@ -296,6 +306,7 @@ def test_a_write_that_fails_changes_nothing(
     assert (project.folder / "project.json").read_bytes() == before
     assert [p.name for p in project.folder.iterdir() if p.name.startswith(".")] == []
     assert Project.open(project.folder).pairs() == ()
+    assert list((project.folder / "painted").iterdir()) == []
     project.add(scan, painted_like((20, 20)))
     assert len(Project.open(project.folder).pairs()) == 1
 
