@@ -196,7 +196,8 @@ class Engine:
         Returns
         -------
         Job
-            Events are TuneTeacher, TuneStep, TuneScored and Noted, the result is TuneOutcome.
+            Events are TuneSplit, TuneTeacher, TuneStep, TuneScored and Noted, the result is
+            TuneOutcome.
         """
 
         def work(job: Job) -> Work:

@@ -337,6 +337,13 @@ class Noted(Event):
     code: str
 
 
+@dataclass(frozen=True, eq=False)
+class TuneSplit(Event):
+    """Which strokes are held out, as soon as it is known: it stays, whatever becomes of the job."""
+
+    split: dict[str, Any]
+
+
 @dataclass(frozen=True)
 class TuneTeacher(Event):
     """Who teaches what is not painted, and IoU on held-out strokes of those who were asked."""

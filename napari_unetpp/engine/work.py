@@ -24,6 +24,7 @@ from napari_unetpp.engine.protocol import (
     Suggestion,
     TuneOutcome,
     TuneScored,
+    TuneSplit,
     TuneStep,
     TuneTeacher,
 )
@@ -129,6 +130,8 @@ def _event(info: Message) -> Event:
         return Noted(info["message"], info["code"])
     if kind == "teacher":
         return TuneTeacher(info["name"], dict(info["scores"]))
+    if kind == "split":
+        return TuneSplit(info["split"])
     if kind == "step":
         return TuneStep(info["step"], info["total"], info["loss"], info["seconds"])
     scores = {int(level): float(value) for level, value in info["scores"].items()}

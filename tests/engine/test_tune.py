@@ -101,7 +101,7 @@ def test_it_ends_by_itself(brisk: Engine, tmp_path: Path) -> None:
     outcome = job.wait(1)
     assert job.state == "done"
     names = [type(e).__name__ for e in events if type(e).__name__ != "Noted"]
-    assert names[:2] == ["TuneScored", "TuneTeacher"]  # the base comes first
+    assert names[:3] == ["TuneSplit", "TuneScored", "TuneTeacher"]  # the base comes first
     assert names[-2:] == ["TuneScored", "Finished"]
     steps = [e.step for e in events if isinstance(e, TuneStep)]
     assert steps == list(range(1, len(steps) + 1))

@@ -133,8 +133,16 @@ def painted_parts(pair: Painted, card: ModelCard) -> tuple[Source, Source, dict[
         if pair.dense:
             values = values.astype(np.int64) + 1
         if values.any():
-            found[f"{pair.name}#{number}"] = values
+            found[part_name(pair, card, number)] = values
     return source, labels, found
+
+
+def part_name(pair: Painted, card: ModelCard, number: int) -> str:
+    """Return the name by which a split knows a plane, or a volume, of an image.
+
+    A network in 2D and one in 3D may learn from the same paint: plane 0 is not volume 0.
+    """
+    return f"{pair.name}#{'' if card.network.ndim == 2 else 'v'}{number}"
 
 
 def values_of(labels: NDArray[Any]) -> list[int]:
@@ -241,7 +249,7 @@ class Reader:
 
     def _labels(self, part: int) -> NDArray[np.uint8] | None:
         """Return a part's labels on the model's grid, 255 unlabelled; None without paint."""
-        values = self._by_part.get(f"{self._pair.name}#{part}")
+        values = self._by_part.get(part_name(self._pair, self._card, part))
         if values is None:
             return None
         found = to_model_grid(values, self._pair.image, self._card)
@@ -282,7 +290,7 @@ class Reader:
         if labels is None:
             blank = np.zeros(x.shape[1:], np.uint8)
             return Window(self._pair.name, x, blank + np.uint8(UNLABELLED), blank)
-        name = f"{self._pair.name}#{place.part}"
+        name = part_name(self._pair, self._card, place.part)
         side = self._split.side_of(name, self._by_part[name].shape)
         sides = to_model_grid(side, self._pair.image, self._card)[place.region]
         cut = labels[place.region].copy()

@@ -106,11 +106,15 @@ class Split:
         Shape of each part that was seen.
     sides : dict of str to dict of int to ndarray
         Flat indices on either side, by part; ascending.
+    strict : bool
+        A part of another shape than before is refused; if False it is another image, whose
+        strokes are dealt anew.
     """
 
     seed: int = 0
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
     sides: dict[str, dict[int, NDArray[np.int64]]] = field(default_factory=dict)
+    strict: bool = True
 
     def side_of(self, part: str, shape: Sequence[int]) -> NDArray[np.uint8]:
         """Return the side of every pixel of a part: 0, `TRAINING` or `HELD_OUT`."""
@@ -134,12 +138,15 @@ class Split:
         Raises
         ------
         InputError
-            If a part has another shape than when it was last seen.
+            If a part has another shape than when it was last seen, and the split is strict.
         """
         counts: dict[int, NDArray[np.int64]] = {}
         waiting: list[Piece] = []
         for part, labels in painted.items():
             shape = tuple(int(n) for n in labels.shape)
+            if self.shapes.get(part, shape) != shape and not self.strict:
+                self.sides.pop(part, None)
+                self.shapes[part] = shape
             if self.shapes.setdefault(part, shape) != shape:
                 raise InputError(
                     f"the painted labels {part or 'given'} have shape {shape}, but their strokes "

@@ -157,7 +157,7 @@ def class_scores(
     """
     count = len(card.classes)
     overlap, union, truth = np.zeros((3, count), np.int64)
-    for channels, window in zip(maps, windows, strict=False):
+    for window, channels in zip(windows, maps, strict=False):
         inside = (window.sides == side) & (window.labels != UNLABELLED)
         answer, labels = decide(channels[:, inside], card), window.labels[inside]
         for k in range(count):
@@ -191,12 +191,16 @@ def choose(
         So many classes, the first ones, are the base's.
     """
     count = len(card.classes)
-    painted = {int(v) - 1 for w in windows for v in np.unique(w.labels[w.sides == TRAINING])}
+    # Asked are those windows alone that both have answered.
+    seen = [m for m in (base, forest) if m is not None]
+    asked = windows[: min((len(m) for m in seen), default=0)]
+    learned = windows if forest is None else windows[: len(forest)]
+    painted = {int(v) - 1 for w in learned for v in np.unique(w.labels[w.sides == TRAINING])}
     channels = None if forest is None else [as_channels(one, card) for one in forest]
     candidates = {
         name: maps for name, maps in (("base", base), ("forest", channels)) if maps is not None
     }
-    held = {n: class_scores(m, windows, card, HELD_OUT) for n, m in candidates.items()}
+    held = {n: class_scores(m, asked, card, HELD_OUT) for n, m in candidates.items()}
     own = class_scores(base, windows, card, TRAINING) if base is not None else {}
 
     def teacher(k: int) -> str:

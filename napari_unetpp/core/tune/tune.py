@@ -209,14 +209,14 @@ class FineTuning:
         known = 0 if self.base is None else len(self.base.card.classes)
         patience = self.config.max_seconds * TEACHING
 
-        def enough() -> bool:
+        def enough(share: float = 1.0) -> bool:
             # With planned steps no clock reaches the weights.
-            return self.config.steps is None and time.monotonic() - first > patience
+            return self.config.steps is None and time.monotonic() - first > share * patience
 
         heads: list[NDArray[np.float32]] = []
         if known:
             for window in self.windows:
-                if heads and enough():
+                if heads and enough(0.5):  # the other half is the forest's
                     break
                 found = head_probabilities(self.network, window.image, self.config.precision)
                 heads.append(np.stack(list(found.values())))

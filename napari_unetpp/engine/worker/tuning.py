@@ -57,9 +57,13 @@ def tune(link: Link, message: Message, way: RightOfWay, drawing: threading.Lock)
     card = job.card()
     with drawing:
         tuning = FineTuning(job.pairs, card, job.base, split, job.config)
-    events = tuning.run()
+    events, kept = tuning.run(), False
     try:
         for event in events:
+            if not kept:
+                # With the first event the paint is split: whatever comes, sides are fixed.
+                link.tell("split", split=plain(split.to_json()))
+                kept = True
             path = None
             if isinstance(event, Validated) and event.best and event.step:
                 with drawing:
@@ -94,6 +98,7 @@ def _job(link: Link, request: TuneRequest, pairs: list[Message]) -> tuple[TuneJo
         precision="bfloat16" if device.precision == "bfloat16" else "float32",
     )
     split = Split(request.seed) if request.split is None else Split.from_json(request.split)
+    split.strict = False  # a layer's name may have come to stand for another image
     job = TuneJob(
         pairs=[_painted(link, pair) for pair in pairs],
         out=Path(request.out),

@@ -145,3 +145,20 @@ def test_a_foreign_file_is_named(tmp_path: Path, text: str) -> None:
     path.write_text(text)
     with pytest.raises(FileError, match=r"x\.strokes\.json.*delete it"):
         load_split(path)
+
+
+def test_a_split_that_is_not_strict_deals_another_shape_anew() -> None:
+    split = Split(0)
+    labels = np.zeros((30, 40), np.uint8)
+    labels[5, 5:20], labels[20, 5:20] = 1, 1
+    split.update({"cells#0": labels})
+    other = np.zeros((50, 20), np.uint8)
+    other[5, 5:15], other[40, 5:15] = 1, 1
+    with pytest.raises(InputError, match="were split at shape"):
+        split.update({"cells#0": other})
+    split.strict = False
+    split.update({"cells#0": other})
+    assert split.shapes["cells#0"] == (50, 20)
+    side = split.side_of("cells#0", (50, 20))
+    assert {int(v) for v in np.unique(side[other > 0])} == {TRAINING, HELD_OUT}
+    assert side[other == 0].max() == 0

@@ -142,3 +142,21 @@ def test_class_scores_count_painted_pixels_of_one_side() -> None:
     found = class_scores([maps(True, True)], [window()], card(), HELD_OUT)
     assert found == {0: 1.0, 1: 1.0}
     assert class_scores([maps(True, True)], [window(held_out=False)], card(), HELD_OUT) == {}
+
+
+def test_a_forest_without_time_for_held_out_windows_is_compared_where_it_answered() -> None:
+    """The base answers every window, the forest the first alone."""
+    first, second = window(held_out=False), window()
+    right, wrong = maps(True, True), maps(False, False)
+    taught = choose([right, right], [forest(True, True)], [first, second], card(), known=2)
+    assert taught.by_class == ("base", "base")
+    taught = choose([wrong, wrong], [forest(True, True)], [first, second], card(), known=2)
+    assert taught.by_class == ("forest", "forest")
+    assert taught.sure[0].max() > 0.5
+    assert taught.sure[1].max() == 0
+
+
+def test_what_a_forest_had_no_time_to_see_it_does_not_teach() -> None:
+    seen, unseen = window(classes=(0, 1)), window()
+    taught = choose(None, [forest(True, False)], [seen, unseen], card(), known=0)
+    assert taught.by_class == ("forest", "none")

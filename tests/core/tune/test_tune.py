@@ -356,3 +356,19 @@ def test_scores_compare_by_hundredths_and_then_by_surprise() -> None:
     assert Score({1: 0.501, 2: 0.7}, 0.9).better_than(low)
     assert not Score({1: 0.503, 2: 0.7}, 1.1).better_than(low)
     assert low.better_than(None)
+
+
+def test_a_plane_and_a_volume_of_one_name_are_two_parts() -> None:
+    """The same paint may teach a model in 2D and then one in 3D."""
+    labels = np.zeros((6, 32, 32), np.uint8)
+    labels[0, 4, 4:20], labels[0, 20, 4:20], labels[0, 10, 4:20], labels[0, 28, 4:20] = 1, 1, 2, 2
+    pixels = np.random.default_rng(0).random(labels.shape).astype(np.float32)
+    pair = Painted("stack", Image(pixels, "ZYX"), Image(labels, "ZYX"))
+    split = Split(0)
+    for axes in ("YX", "ZYX"):
+        job = FineTuning([pair], scratch_card("new", ["cell"], axes, 1), None, split, TuneConfig())
+        job._read()
+        painted_windows = [w for w in job.windows if (w.labels != UNLABELLED).any()]
+        assert len(painted_windows) == 1
+        assert {int(v) for v in np.unique(painted_windows[0].sides)} == {0, TRAINING, HELD_OUT}
+    assert split.shapes == {"stack#0": (32, 32), "stack#v0": (6, 32, 32)}
