@@ -99,6 +99,7 @@ class TeachSection(QWidget):
         self.painting.made.append(self._keep)
         self.painting.listeners.append(self.review)
         self.tuning.listeners.append(self.review)
+        self.training.mark = self.journalling.mark
         self.training.saved.append(self.journalling.saved)
         form.save_clicked.connect(self.save_model)
         self.bar.restore_clicked.connect(self._restore)

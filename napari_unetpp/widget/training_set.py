@@ -62,8 +62,11 @@ class TrainingSet:
     split : dict, optional
         Which strokes are held out, of everything that was tuned on in this session or is in
         the project.
+    mark : callable
+        Told a painted layer whose paint is about to be read, returns what the listeners of
+        `saved` need to know of it: someone may paint on while it is saved.
     saved : list of callable
-        Called with a painted layer and where its paint was saved.
+        Called with a painted layer, where its paint was saved, and its mark.
     """
 
     def __init__(
@@ -79,7 +82,8 @@ class TrainingSet:
         self.project: Project | None = None
         self.members: list[Member] = []
         self.split: dict[str, Any] | None = None
-        self.saved: list[Callable[[Any, str], None]] = []
+        self.mark: Callable[[Any], int | None] = lambda layer: None
+        self.saved: list[Callable[[Any, str, int | None], None]] = []
         self._busy = False
         training = form.training
         training.open_clicked.connect(self.open_or_close)
@@ -192,7 +196,7 @@ class TrainingSet:
     def save_to(self, folder: Path) -> None:
         """Put the image in hand and its paint into the project of a folder, which is made."""
         layer, image = self.painting.layer, self.selection.layer
-        name, source = self._name(), self.selection.source()
+        name, source, mark = self._name(), self.selection.source(), self.mark(layer)
         painted = self.painting.source()
         whole = Image(
             source.data, source.axes, source.spacing, source.unit, source.affine,
@@ -225,7 +229,7 @@ class TrainingSet:
             self._show(read)
             place = str(read[0].pair(title).painted_path)
             for listener in self.saved:
-                listener(layer, place)
+                listener(layer, place, mark)
             self.form.set_status(f"saved in {read[0].folder}: {_count(read[1])}.", "info")
 
         self.form.set_status("saving into the project …", "busy")

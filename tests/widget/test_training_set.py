@@ -1,0 +1,95 @@
+"""The training set in a viewer: what is saved where, and that no paint is lost."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from qtpy.QtWidgets import QWidget
+
+from napari_unetpp.core.teach import project as project_module
+from napari_unetpp.core.teach.project import Project
+from napari_unetpp.widget.dock import UNetPPWidget
+
+WAIT = 60_000
+
+
+def part(dock: UNetPPWidget, name: str) -> Any:
+    found = dock.findChild(QWidget, name)
+    assert found is not None
+    return found
+
+
+def paint(dock: UNetPPWidget, qtbot: Any, *strokes: tuple[int, int, int]) -> Any:
+    """Make a painted layer by the button, and a dab for each (row, column, value)."""
+    part(dock, "new_painted_button").click()
+    layer, painting = dock.teach.painting.layer, dock.teach.painting
+    for row, column, value in strokes:
+        layer.paint((row, column), value)
+    wanted = {value for _, _, value in strokes}
+    qtbot.waitUntil(lambda: set(painting.counts or ()) == wanted, timeout=WAIT)
+    return layer
+
+
+def idle(dock: UNetPPWidget, qtbot: Any) -> None:
+    """Wait until no file of the project is read or written."""
+    qtbot.waitUntil(lambda: not dock.teach.training._busy, timeout=WAIT)
+
+
+def save(dock: UNetPPWidget, qtbot: Any, folder: Path) -> None:
+    dock.teach.training.save_to(folder)
+    idle(dock, qtbot)
+    assert str(part(dock, "teach_status").text()).startswith("saved in"), part(
+        dock, "teach_status"
+    ).text()
+
+
+def painted_in(folder: Path, name: str) -> NDArray[Any]:
+    return np.array(Project.open(folder).pair(name).painted().data)
+
+
+def test_strokes_painted_while_it_is_saved_are_still_offered(
+    make_dock: Callable[..., UNetPPWidget],
+    qtbot: Any,
+    blobs: NDArray[np.uint8],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    dock = make_dock(data=blobs, name="cells")
+    layer = paint(dock, qtbot, (10, 20, 1), (30, 40, 2))
+    read, go_on = threading.Event(), threading.Event()
+    write = project_module.write_labels
+
+    def slow(*args: Any) -> Any:
+        found = write(*args)
+        read.set()
+        assert go_on.wait(WAIT / 1000)
+        return found
+
+    monkeypatch.setattr(project_module, "write_labels", slow)
+    dock.teach.training.save_to(tmp_path / "p")
+    assert read.wait(WAIT / 1000)
+    layer.paint((70, 100), 2)
+    go_on.set()
+    idle(dock, qtbot)
+    journalling = dock.teach.journalling
+    assert journalling.flush()
+    assert painted_in(tmp_path / "p", "cells")[70, 100] == 0
+    journalling.forget(layer)
+    assert journalling.flush()
+    (offer,) = journalling.offers()
+    back = journalling.restore(offer)
+    assert back.data[70, 100] == 2
+    # What was saved whole is offered no more.
+    dock.teach.painting.choose(back)
+    monkeypatch.undo()
+    save(dock, qtbot, tmp_path / "p")
+    assert journalling.flush()
+    journalling.forget(back)
+    assert journalling.flush()
+    assert journalling.offers() == []
