@@ -14,9 +14,9 @@ import tifffile
 
 from napari_unetpp.core.axes import canonical, spatial
 from napari_unetpp.core.data.image import Image
-from napari_unetpp.core.data.io import open_sink
+from napari_unetpp.core.data.io import open_sink, read_image
 from napari_unetpp.core.data.io.atomic import replacing, writing
-from napari_unetpp.core.errors import InputError
+from napari_unetpp.core.errors import InputError, UNetPPError
 
 IMAGE_SUFFIX = ".ome.tif"
 
@@ -140,6 +140,30 @@ def shaped(image: Image, axes: str, shape: Sequence[int], name: str) -> Image:
         )
     data: Any = np.asarray(image.data[...]).reshape(wanted)
     return image.replace(data=data, axes=axes, spacing=_kept(image, axes))
+
+
+def in_file(image: Image) -> bool:
+    """Return whether an image's file holds this image, and not more, less or other pixels.
+
+    Pixels are compared in the first, middle and last plane: a viewer keeps a layer's path when
+    its pixels are filtered, and to read all of a large file would take as long as to copy it.
+    """
+    planar = 3 if image.axes.endswith("S") else 2
+    counts = image.shape[:-planar]
+    try:
+        found = shaped(read_image(image.path or ""), image.axes, image.shape, image.name)
+        if found.shape != image.shape:
+            return False
+        planes = {tuple(p) for p in zip(*((0, n // 2, n - 1) for n in counts), strict=True)}
+        return all(_same(found.data[at], image.data[at]) for at in planes or {()})
+    except (UNetPPError, OSError):
+        return False
+
+
+def _same(one: Any, other: Any) -> bool:
+    first, second = np.asarray(one), np.asarray(other)
+    equal_nan = first.dtype.kind == second.dtype.kind == "f"
+    return bool(np.array_equal(first, second, equal_nan=equal_nan))
 
 
 def _kept(image: Image, axes: str) -> tuple[float, ...] | None:

@@ -21,11 +21,11 @@ from napari_unetpp.core.config import ClassInfo
 from napari_unetpp.core.data.image import Image
 from napari_unetpp.core.data.io import read_image
 from napari_unetpp.core.data.io.hidden import remove
-from napari_unetpp.core.errors import FileError, InputError, UNetPPError
+from napari_unetpp.core.errors import FileError, InputError
 from napari_unetpp.core.model.cards import SUFFIX as MODEL_SUFFIX
 from napari_unetpp.core.teach.lock import Busy, Lock
 from napari_unetpp.core.teach.pair import Pair
-from napari_unetpp.core.teach.pixels import IMAGE_SUFFIX, shaped, write_image, write_labels
+from napari_unetpp.core.teach.pixels import IMAGE_SUFFIX, in_file, shaped, write_image, write_labels
 from napari_unetpp.core.teach.projectfile import (
     FILE,
     ProjectData,
@@ -286,7 +286,7 @@ class Project:
 
     def _keep_image(self, image: Image, stem: str) -> tuple[str, tuple[int, ...], str, str]:
         """Return axes, shape, relative and absolute place of an image, which has a file then."""
-        if image.path is not None and _is_in_file(image):
+        if image.path is not None and in_file(image):
             return (image.axes, image.shape, *tell_place(image.path, self.folder))
         relative = f"{IMAGES}/{stem}{IMAGE_SUFFIX}"
         axes, shape = write_image(self.folder / relative, image)
@@ -356,15 +356,6 @@ def _check_shapes(image: Image, labels: Image) -> None:
             f"the painted labels of {image.name!r} must have the image's shape "
             f"{_text(expected)}, got {_text(labels.sizes)}; paint on a layer made for this image."
         )
-
-
-def _is_in_file(image: Image) -> bool:
-    """Return whether an image's file holds this image, and not more or less than it."""
-    try:
-        found = read_image(image.path or "")
-        return shaped(found, image.axes, image.shape, image.name).shape == image.shape
-    except UNetPPError:
-        return False
 
 
 def _part_of(split: Split, name: str) -> Split:

@@ -127,6 +127,37 @@ def test_a_file_that_holds_something_else_is_not_taken_for_the_image(
     assert np.array_equal(np.asarray(pair.image().data), both[1])
 
 
+@pytest.mark.parametrize(
+    ("shape", "axes"),
+    [((20, 20), "YX"), ((3, 20, 20), "ZYX"), ((2, 3, 20, 20), "TZYX"), ((20, 20, 3), "YXS")],
+)
+def test_a_file_of_other_pixels_is_not_taken_for_the_image(
+    project: Project, tmp_path: Path, shape: tuple[int, ...], axes: str
+) -> None:
+    path = tmp_path / "raw.tif"
+    raw = np.arange(np.prod(shape), dtype=np.uint16).reshape(shape).astype(np.uint8)
+    rgb = axes.endswith("S")
+    tifffile.imwrite(path, raw, photometric="rgb" if rgb else "minisblack")
+    plain = shape[:-1] if rgb else shape
+    same = Image.from_array(raw, axes, name="same").replace(path=path)
+    assert project.add(same, painted_like(plain)).image_path == path
+    changed = raw.copy()
+    changed[(10, 10, 0) if rgb else (..., 10, 10)] += 1  # as when a layer's pixels are filtered
+    other = Image.from_array(changed, axes, name="other").replace(path=path)
+    pair = project.add(other, painted_like(plain))
+    assert pair.image_path.parent == project.folder / "images"
+    assert np.array_equal(np.asarray(pair.image().data[...]), changed)
+    assert np.array_equal(tifffile.imread(path), raw)
+
+
+def test_a_file_with_gaps_is_the_image(project: Project, tmp_path: Path) -> None:
+    path = tmp_path / "gaps.tif"
+    pixels = np.full((20, 20), np.nan, np.float32)
+    tifffile.imwrite(path, pixels)
+    image = Image.from_array(pixels, "YX", name="gaps").replace(path=path)
+    assert project.add(image, painted_like((20, 20))).image_path == path
+
+
 def test_names_are_never_the_same_twice(project: Project, scan: Path) -> None:
     again = scan.with_name("ZELLEN 1 Ü.tif")
     shutil.copy(scan, again)
