@@ -208,6 +208,9 @@ class TeachPanel:
             self._show_scores(self.task)
         if not task.running:
             done, self.task = self.task, None
+            if done.split and parameters is not None:
+                with parameters.changing():  # whatever became of it: held out stays held out
+                    parameters.split = dict(done.split)
             if done.state == "done" and parameters is not None:
                 self._finished(done)
         self.show_buttons()
@@ -235,7 +238,6 @@ class TeachPanel:
             f"{verdict(outcome.report)}"
         )
         with parameters.changing():
-            parameters.split = dict(outcome.split)
             if outcome.path:
                 if not parameters.base:
                     parameters.base = parameters.model

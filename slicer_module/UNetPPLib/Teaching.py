@@ -63,6 +63,8 @@ class TuneTask(Task):
         Held-out score of the best so far, by level.
     base_scores : dict of int to float
         That of the base.
+    split : mapping
+        Which strokes are held out, as soon as it is known.
     """
 
     def __init__(
@@ -86,6 +88,7 @@ class TuneTask(Task):
         self.notes += [*image.notes, *notes]
         self.card = card
         self.path = ""
+        self.split: Mapping[str, Any] = {}
         self.scores: dict[int, float] = {}
         self.base_scores: dict[int, float] = {}
         self._seconds = options.seconds
@@ -122,9 +125,16 @@ class TuneTask(Task):
 
     def event(self, event: Any) -> None:
         """Take steps and scores."""
-        from napari_unetpp.engine.protocol import TuneScored, TuneStep, TuneTeacher
+        from napari_unetpp.engine.protocol import (
+            TuneScored,
+            TuneSplit,
+            TuneStep,
+            TuneTeacher,
+        )
 
-        if isinstance(event, TuneTeacher):
+        if isinstance(event, TuneSplit):
+            self.split = event.split
+        elif isinstance(event, TuneTeacher):
             self.status = f"the unpainted rest is taught by {event.name}"
         elif isinstance(event, TuneStep):
             self.done, self.total = min(int(event.seconds), int(self._seconds)), int(self._seconds)
@@ -142,6 +152,7 @@ class TuneTask(Task):
     def finish(self, result: Any) -> str:
         """Take the outcome."""
         self.path = result.path or ""
+        self.split = result.split
         report = result.report
         words = verdict(report)
         self.notes = [*dict.fromkeys([*self.notes, *report.get("sentences", ())])]
