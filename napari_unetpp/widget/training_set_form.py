@@ -42,6 +42,7 @@ class TrainingSetForm(Fold):
 
     def __init__(self) -> None:
         super().__init__("Training set", _TOOLTIP)
+        self._shown: tuple[tuple[str, ...], str, tuple[str, ...]] | None = None
         self.setObjectName("training_set_group")
         self.start = Choice("start_combo", "Start", _START, lambda _: None)
         self.start.set_choices(
@@ -80,6 +81,10 @@ class TrainingSetForm(Fold):
 
     def set_images(self, names: Sequence[str], project: str, problems: Sequence[str] = ()) -> None:
         """Show the images of a project; a problem is why one cannot be used, or empty."""
+        shown = (tuple(names), project, tuple(problems))
+        if shown == self._shown:
+            return  # this is told at every stroke, and whoever reads the list is not disturbed
+        self._shown, current = shown, self.current
         self._list.clear()
         for number, name in enumerate(names):
             self._list.addItem(name)
@@ -90,6 +95,8 @@ class TrainingSetForm(Fold):
                 item.setToolTip(tip(problem))
             if item is not None:
                 item.setData(256, name)
+                if name == current:
+                    self._list.setCurrentItem(item)
         images = "1 image" if len(names) == 1 else f"{len(names)} images"
         self.set_title(f"Training set: {images}" if project else "Training set")
         self.toggleButton().setToolTip(tip(f"Project {project}" if project else _TOOLTIP))

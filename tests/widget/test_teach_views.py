@@ -199,7 +199,13 @@ def test_report_is_shown_and_too_little_paint_is_said(form: TeachForm, find: Any
     form.show_report(report(levels=bare, cheapest=None, sentences=["Paint more."]), "Mvox")
     assert not table.isVisible()
     words = find(form, "report_words", QLabel).text()
-    assert words == "Too little paint to hold anything out: there is no score.\nPaint more."
+    assert words == "Paint more."  # the report's own sentences say that there is no score
+    form.show_report(report())
+    assert find(form, "report_words", QLabel).text() == (
+        "Cheapest within 0.01 of the best: L3 (0.91).\nIt flatters a little."
+    )
+    form.show_report(report(base_kept=True, sentences=["The base stays."]))
+    assert find(form, "report_words", QLabel).text() == "The base stays."
 
 
 def test_curve_keeps_what_it_is_told(qtbot: Any) -> None:
@@ -317,3 +323,19 @@ def test_the_views_bring_no_torch_and_no_napari() -> None:
         cwd=Path(__file__).resolve().parents[2],
     )
     assert run.stdout.strip() == "[]"
+
+
+def test_the_training_set_keeps_what_is_chosen_in_it(form: TeachForm, find: Any) -> None:
+    training, images = form.training, find(form, "training_set_list")
+    training.set_images(["a", "b"], "p", ["", ""])
+    images.setCurrentRow(1)
+    assert training.current == "b"
+    training.set_images(["a", "b"], "p", ["", ""])  # as at every stroke
+    assert training.current == "b"
+    training.set_images(["a", "c", "b"], "p", ["", "", "b is gone."])
+    assert training.current == "b"
+    assert [images.item(k).text() for k in range(3)] == ["a", "c", "b (missing)"]
+    assert find(form, "remove_pair_button").isEnabled()
+    training.set_images(["a", "c"], "p", ["", ""])
+    assert training.current == ""
+    assert not find(form, "remove_pair_button").isEnabled()
