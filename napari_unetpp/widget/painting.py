@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary
+from weakref import ReferenceType, WeakKeyDictionary, ref
 
 from napari_unetpp.core.errors import InputError
 from napari_unetpp.engine.protocol import LayerSource
@@ -16,6 +16,7 @@ from napari_unetpp.widget.class_table import ClassRow
 from napari_unetpp.widget.layer_image import level_data
 from napari_unetpp.widget.paint_count import PaintCount
 from napari_unetpp.widget.painted_layer import (
+    PAINTED,
     class_rows,
     dress,
     grid_shape,
@@ -71,6 +72,7 @@ class Painting:
         self.listeners: list[Callable[[], None]] = []
         self.made: list[Callable[[Any, Any], None]] = []
         self._of_image: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
+        self._image_of: WeakKeyDictionary[Any, ReferenceType[Any]] = WeakKeyDictionary()
         self._count = PaintCount(relay, self._counted)
         layers = viewer.layers.events
         self._emitters = [layers.inserted, layers.removed, layers.reordered]
@@ -107,7 +109,7 @@ class Painting:
         """Paint on a layer from now on; None for none."""
         image = self.selection.layer
         if image is not None and layer is not None:
-            self._of_image[image] = layer
+            self._assign(image, layer)
         self._watch(layer)
         self.refresh()
         if layer is not None and image is not None and self.fits(layer):
@@ -121,7 +123,7 @@ class Painting:
             return
         layer = make_painted(image, selection.axes, card, self._free_name(f"paint: {image.name}"))
         dress(layer, class_rows(layer, card, scratch=self.form.training.scratch))
-        self._of_image[image] = layer
+        self._assign(image, layer)
         self.viewer.add_layer(layer)
         self.viewer.layers.selection.active = layer
         layer.mode = "paint"
@@ -134,13 +136,30 @@ class Painting:
             return False
         return tuple(level_data(layer).shape) == grid_shape(image, self.selection.axes)
 
+    def image_of(self, layer: Any) -> Any:
+        """Return the image in the viewer that a layer's strokes are on; None if nothing says."""
+        kept = self._image_of.get(layer)
+        image = None if kept is None else kept()
+        images = self.selection.images()
+        if any(x is image for x in images):
+            return image
+        # Paint that comes back, of a crash or an earlier dock, says its image's name.
+        told = layer.metadata.get(PAINTED)
+        name = told.get("image") if isinstance(told, dict) else None
+        return next((x for x in images if x.name == name), None)
+
+    def _assign(self, image: Any, layer: Any) -> None:
+        self._of_image[image] = layer
+        if self.fits(layer):
+            self._image_of[layer] = ref(image)
+
     def _of(self, image: Any) -> Any:
         """Return the painted layer of an image: the one chosen for it, or one made for it."""
         there = self.candidates()
         known = self._of_image.get(image)
         if any(x is known for x in there):
             return known
-        fitting = [x for x in there if self.fits(x)]
+        fitting = [x for x in there if self.fits(x) and self.image_of(x) in (None, image)]
         own = [x for x in fitting if is_own(x)]
         named = [x for x in fitting if x.name.lower().startswith("paint")]
         return next(iter(own[::-1] + named[::-1]), None)
@@ -170,13 +189,20 @@ class Painting:
 
     def _active_changed(self, event: Any = None) -> None:
         active = self.viewer.layers.selection.active
-        if active is not self.layer and is_candidate_of(active) and self.fits(active):
+        if active is self.layer or not is_candidate_of(active):
+            return
+        if (image := self.image_of(active)) is not None:
+            # Its strokes would teach another image's pixels.
+            self.selection.choose_layer(image)
+        if active is not self.layer and self.fits(active):
             self.choose(active)
 
     def _selected(self, what: str) -> None:
         image = self.selection.layer
         if what == "image" and image is not None:
             found = self._of(image)
+            if found is not None:
+                self._assign(image, found)
             if found is not self.layer:
                 self._watch(found)
                 if found is not None:

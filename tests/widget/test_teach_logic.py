@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from qtpy.QtWidgets import QFileDialog, QWidget
 
-from napari_unetpp.core.model.cards import bundled_models
+from napari_unetpp.core.model.cards import bundled_models, read_card
 from napari_unetpp.core.tune.strokes import FORMAT
 from napari_unetpp.engine.client import Engine
 from napari_unetpp.engine.job import Dispatcher, Job
@@ -25,6 +25,7 @@ from napari_unetpp.engine.protocol import (
     TuneTeacher,
 )
 from napari_unetpp.widget.dock import UNetPPWidget
+from napari_unetpp.widget.painted_layer import make_painted
 from napari_unetpp.widget.tuning import Tuning
 
 WAIT = 60_000
@@ -582,3 +583,35 @@ def test_the_map_lies_on_what_is_on_screen_and_follows_it(
     dock.viewer.layers.remove(shown.layer)
     check.click()
     qtbot.waitUntil(lambda: shown.layer in dock.viewer.layers, timeout=WAIT)
+
+
+def test_another_image_of_the_same_shape_has_its_own_paint(
+    make_dock: Callable[..., UNetPPWidget], qtbot: Any, blobs: np.ndarray
+) -> None:
+    dock = make_dock(data=blobs, name="first")
+    viewer, painting, selection = dock.viewer, dock.teach.painting, dock.selection
+    older, one = paint(dock, qtbot, 1, 2), paint(dock, qtbot, 1, 2)
+    second = viewer.add_image(blobs[::-1].copy(), name="second")
+    assert (selection.layer, painting.layer) == (second, None)
+    assert "press New" in part(dock, "finetune_button").toolTip()
+    two = paint(dock, qtbot, 1)
+    # A click on paint is a click on its image: no stroke is ever another image's.
+    for layer, image in ((one, "first"), (two, "second"), (older, "first"), (two, "second")):
+        viewer.layers.selection.active = layer
+        assert (painting.layer.name, selection.layer.name) == (layer.name, image)
+    selection.choose_layer(viewer.layers["first"])
+    assert painting.layer is older  # the one that was painted last
+
+
+def test_paint_that_comes_back_goes_to_the_image_it_names(
+    make_dock: Callable[..., UNetPPWidget], blobs: np.ndarray
+) -> None:
+    dock = make_dock(data=blobs, name="first")
+    first = dock.viewer.layers["first"]
+    dock.viewer.add_image(blobs[::-1].copy(), name="second")
+    assert dock.selection.layer.name == "second"
+    layer = make_painted(first, "YX", read_card("nuclei"), "paint: first")
+    dock.viewer.add_layer(layer)
+    assert (dock.selection.layer, dock.teach.painting.layer) == (first, layer)
+    dock.selection.choose_layer(dock.viewer.layers["second"])
+    assert dock.teach.painting.layer is None
