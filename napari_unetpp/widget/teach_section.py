@@ -22,7 +22,7 @@ from napari_unetpp.widget.drafts import forget_draft, is_draft, save_copy
 from napari_unetpp.widget.focus_ring import FocusRing
 from napari_unetpp.widget.fold import Fold
 from napari_unetpp.widget.journalling import Journalling, Offer
-from napari_unetpp.widget.painted_layer import write_classes
+from napari_unetpp.widget.painted_layer import own_classes, write_classes
 from napari_unetpp.widget.painting import Painting
 from napari_unetpp.widget.panel import Panel
 from napari_unetpp.widget.recovery_bar import RecoveryBar
@@ -211,7 +211,9 @@ class TeachSection(QWidget):
         except UNetPPError as error:
             self.form.set_status(str(error), "error")
         else:
-            write_classes(layer, [c.name for c in offer.recovered.info.classes])
+            # The journal's are those of its first stroke; classes were added since.
+            if not own_classes(layer):
+                write_classes(layer, [c.name for c in offer.recovered.info.classes])
             self.painting.choose(layer)
             self.fold.expand()
             self.form.set_status(f"restored {layer.name}", "info")

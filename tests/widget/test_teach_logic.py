@@ -615,3 +615,21 @@ def test_paint_that_comes_back_goes_to_the_image_it_names(
     assert (dock.selection.layer, dock.teach.painting.layer) == (first, layer)
     dock.selection.choose_layer(dock.viewer.layers["second"])
     assert dock.teach.painting.layer is None
+
+
+def test_restored_paint_has_the_names_of_its_classes(
+    make_dock: Callable[..., UNetPPWidget], qtbot: Any, blobs: np.ndarray
+) -> None:
+    dock = make_dock(data=blobs, name="cells")
+    layer = paint(dock, qtbot, 1, 2)
+    part(dock, "add_class_button").click()
+    part(dock, "class_table").item(2, 1).setText("mito")
+    layer.paint((60, 60), 3)
+    assert dock.teach.journalling.flush()
+    dock.teach.journalling.forget(layer)  # as if the program had ended here
+    again = make_dock(data=blobs, name="cells")
+    bar = part(again, "recovery_bar")
+    qtbot.waitUntil(lambda: not bar.isHidden(), timeout=WAIT)
+    again.teach.bar.restore_clicked.emit()
+    np.testing.assert_array_equal(again.teach.painting.layer.data, layer.data)
+    assert again.teach.painting.class_names() == ("nucleus", "mito")
