@@ -163,9 +163,10 @@ class TeachSection(QWidget):
             )
 
     def _model_saved(self, draft: str, path: str) -> None:
-        self.tuning.saved(path)
-        self.selection.models.forget(draft)
-        forget_draft(draft)
+        self.tuning.saved(draft, path)
+        if not self.tuning.running:  # one that goes on may learn from the draft
+            self.selection.models.forget(draft)
+            forget_draft(draft)
         self.selection.refresh_models()
         self.form.set_status(f"saved as {path}", "info")
 

@@ -193,10 +193,18 @@ class Tuning:
             name = self.selection.card.name if self.selection.card is not None else ""
             self.form.set_status(f"{'back to the base' if back else 'fine-tuned'}: {name}", "info")
 
-    def saved(self, path: str) -> None:
-        """Go on with the saved file in place of the draft."""
-        self.tuned = path
-        self._choose(path)
+    def saved(self, draft: str, path: str) -> None:
+        """Go on with the saved file in place of the draft, whichever part the draft has here."""
+        if self.tuned == draft:
+            self.tuned = path
+        if self.base == draft:
+            self.base = path
+        if self.selection.model_value == draft:
+            self._choose(path)
+            return
+        with contextlib.suppress(UNetPPError):
+            self.selection.models.add_file(path)
+        self._tell()
 
     def _choose(self, value: str) -> bool:
         self._own_choice = True

@@ -24,7 +24,9 @@ from napari_unetpp.engine.protocol import (
     TuneStep,
     TuneTeacher,
 )
+from napari_unetpp.widget import teach_section
 from napari_unetpp.widget.dock import UNetPPWidget
+from napari_unetpp.widget.drafts import new_draft
 from napari_unetpp.widget.painted_layer import make_painted
 from napari_unetpp.widget.tuning import Tuning
 
@@ -633,3 +635,91 @@ def test_restored_paint_has_the_names_of_its_classes(
     again.teach.bar.restore_clicked.emit()
     np.testing.assert_array_equal(again.teach.painting.layer.data, layer.data)
     assert again.teach.painting.class_names() == ("nucleus", "mito")
+
+
+def old_draft() -> str:
+    """Return a fine-tuned model that an earlier session left."""
+    path = new_draft("nuclei")
+    shutil.copyfile(bundled_models()["nuclei"], path)
+    return str(path)
+
+
+def save_as(dock: UNetPPWidget, qtbot: Any, monkeypatch: Any, target: Path) -> None:
+    """Save the chosen model."""
+    monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *a, **k: (str(target), ""))
+    part(dock, "save_model_button").click()
+    qtbot.waitUntil(lambda: status(dock) == f"saved as {target}", timeout=WAIT)
+
+
+def test_saving_a_draft_of_earlier_is_no_fine_tuning(
+    make_dock: Callable[..., UNetPPWidget],
+    qtbot: Any,
+    blobs: np.ndarray,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    dock = make_dock(data=blobs, name="cells")
+    draft = old_draft()
+    dock.selection.add_model(draft)
+    save_as(dock, qtbot, monkeypatch, tmp_path / "kept.safetensors")
+    assert dock.selection.model_value == str(tmp_path / "kept.safetensors")
+    assert not Path(draft).exists()
+    assert not part(dock, "revert_button").isEnabled()  # there is no base to go back to
+
+
+def test_saving_the_base_keeps_what_it_was_tuned_to(
+    make_dock: Callable[..., UNetPPWidget],
+    qtbot: Any,
+    blobs: np.ndarray,
+    script: Script,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    dock = make_dock(data=blobs, name="cells")
+    draft, target = old_draft(), tmp_path / "kept.safetensors"
+    dock.selection.add_model(draft)
+    paint(dock, qtbot, 1, 2)
+    begin(dock, qtbot, script)
+    script.improve(4, 0.7)
+    script.done()
+    qtbot.waitUntil(lambda: not dock.teach.tuning.running, timeout=WAIT)
+    part(dock, "revert_button").click()
+    assert dock.selection.model_value == draft
+    save_as(dock, qtbot, monkeypatch, target)
+    assert dock.selection.model_value == str(target)
+    for value in (script.out, str(target)):
+        part(dock, "revert_button").click()
+        assert dock.selection.model_value == value
+
+
+def test_what_changes_while_a_model_is_saved_stays(
+    make_dock: Callable[..., UNetPPWidget],
+    qtbot: Any,
+    blobs: np.ndarray,
+    script: Script,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    later: list[tuple[Any, Any]] = []
+    monkeypatch.setattr(
+        teach_section, "in_background", lambda relay, work, done, fail: later.append((work, done))
+    )
+    dock = make_dock(data=blobs, name="cells")
+    later.clear()  # looking for lost paint
+    paint(dock, qtbot, 1, 2)
+    draft, target = old_draft(), tmp_path / "kept.safetensors"
+    dock.selection.add_model(draft)
+    qtbot.wait(50)
+    later.clear()
+    monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *a, **k: (str(target), ""))
+    part(dock, "save_model_button").click()
+    begin(dock, qtbot, script)
+    dock.selection.choose_model("nuclei")
+    work, done = later.pop()
+    done(work())
+    assert dock.selection.model_value == "nuclei"
+    assert str(target) in [e.value for e in dock.selection.models.entries()]
+    assert Path(draft).exists()  # the fine-tuning may not have read it yet
+    assert dock.teach.tuning.base == str(target)
+    script.done(base_kept=True)
+    qtbot.waitUntil(lambda: not dock.teach.tuning.running, timeout=WAIT)
