@@ -240,16 +240,20 @@ class Suggesting:
             self._map_key = ()
             self.update_map()
         else:
-            self._drop_map()
-            self.map.hide()
+            self._hide_map()
 
     def _moved(self, event: Any = None) -> None:
         if self.form.uncertainty:
             self._timer.start()
 
     def _selected(self, what: str) -> None:
-        if what in ("model", "state"):
+        if what in ("image", "model", "state"):
             self.places, self._asked = [], ()
+        if what == "image" and self._job is not None:
+            # Its places are on another image, or on other axes.
+            job, self._job = self._job, None
+            job.drop()
+            self.form.set_status("", "none")
         self._moved()
 
     def _drop_map(self) -> None:
@@ -257,11 +261,16 @@ class Suggesting:
             self._map_job.drop()
         self._map_job = None
 
+    def _hide_map(self) -> None:
+        self._drop_map()
+        self._map_key = ()  # so that it is asked for again, where it was shown before
+        self.map.hide()
+
     def update_map(self) -> None:
         """Ask for the map of what is on screen, if it is another one."""
         selection = self.selection
         if not self.form.uncertainty or self.problem():
-            self.map.hide()
+            self._hide_map()
             return
         card, layer = selection.card, selection.layer
         assert card is not None
@@ -270,7 +279,7 @@ class Suggesting:
             max_pixels=self._most_pixels(),
         )  # fmt: skip
         if isinstance(screen, str):
-            self.map.hide()
+            self._hide_map()
             return
         key = (screen.source.key, screen.region, selection.identity, selection.channel)
         if key == self._map_key:

@@ -723,3 +723,74 @@ def test_what_changes_while_a_model_is_saved_stays(
     assert dock.teach.tuning.base == str(target)
     script.done(base_kept=True)
     qtbot.waitUntil(lambda: not dock.teach.tuning.running, timeout=WAIT)
+
+
+def test_places_of_another_image_are_dropped(
+    make_dock: Callable[..., UNetPPWidget],
+    qtbot: Any,
+    blobs: np.ndarray,
+    script: Script,
+    engine: Engine,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    jobs: list[Job] = []
+
+    def suggest(source: Any, request: Any, painted: Any = None, sink: Any = None) -> Job:
+        jobs.append(Job(100 + len(jobs), "suggest", script.dispatcher, lambda job, dropped: None))
+        return jobs[-1]
+
+    monkeypatch.setattr(engine, "suggest", suggest)
+    dock = make_dock(data=np.stack([blobs] * 3), name="stack")
+    flat = dock.viewer.add_image(blobs, name="flat")
+    stack = dock.viewer.layers["stack"]
+    camera, suggesting = getattr(dock.viewer, "scene", dock.viewer).camera, dock.teach.suggesting
+    place = (Suggestion(((2, 3), (10, 21), (30, 41)), 0.5),) * 2
+
+    def ask() -> None:
+        dock.selection.choose_layer(stack)
+        part(dock, "next_region_button").click()
+
+    ask()
+    dock.selection.choose_layer(flat)
+    before = (camera.zoom, tuple(camera.center), tuple(dock.viewer.dims.point))
+    jobs[0].finish("done", place)
+    qtbot.wait(100)
+    assert (camera.zoom, tuple(camera.center), tuple(dock.viewer.dims.point)) == before
+    assert suggesting.places == []
+    assert "looking" not in status(dock)
+    # Coming back, the answer is asked for anew; and one that was heard is of its image alone.
+    ask()
+    assert len(jobs) == 2
+    jobs[1].finish("done", place)
+    qtbot.waitUntil(lambda: "place 1 of 2" in status(dock), timeout=WAIT)
+    dock.selection.choose_layer(flat)
+    assert suggesting.places == []
+
+
+def test_the_map_comes_back_from_3d(
+    make_dock: Callable[..., UNetPPWidget],
+    qtbot: Any,
+    blobs: np.ndarray,
+    script: Script,
+    engine: Engine,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    suggestions(script, engine, monkeypatch)
+    dock = make_dock(data=np.stack([blobs] * 3), name="cells")
+    suggesting = dock.teach.suggesting
+    part(dock, "uncertainty_check").click()
+    qtbot.waitUntil(lambda: suggesting.map.layer is not None, timeout=WAIT)
+    dock.viewer.dims.ndisplay = 3
+    qtbot.waitUntil(lambda: not suggesting.map.layer.visible, timeout=WAIT)
+    dock.viewer.dims.ndisplay = 2
+    qtbot.waitUntil(lambda: suggesting.map.layer.visible, timeout=WAIT)
+    # One that is asked for still is not shown in 3D.
+    job = Job(99, "suggest", script.dispatcher, lambda job, dropped: None)
+    monkeypatch.setattr(engine, "suggest", lambda *a: job)
+    suggesting._map_key = ()
+    suggesting.update_map()
+    dock.viewer.dims.ndisplay = 3
+    qtbot.waitUntil(lambda: not suggesting.map.layer.visible, timeout=WAIT)
+    job.finish("done", ())
+    qtbot.wait(100)
+    assert not suggesting.map.layer.visible
