@@ -102,6 +102,7 @@ class Tuning:
         self.listeners: list[Callable[[], None]] = []
         self._follows = True
         self._own_choice = False
+        self._adopted = False  # whether the fine-tuning that goes on improved
         self._seconds = self._told = 0.0
         self._budget = 30.0
         self._scores: Mapping[int, float] = {}
@@ -156,6 +157,7 @@ class Tuning:
         )
         self._follows, self._notes, self._scores = True, list(notes), {}
         self._seconds = self._told = 0.0
+        self._adopted = False
         form.curve.start(self._budget)
         form.show_curve(True)
         form.show_report(None)
@@ -227,6 +229,7 @@ class Tuning:
 
     def _adopt(self, path: str) -> None:
         """Take an improvement: it becomes the chosen model, if its base was."""
+        self._adopted = True
         if self._follows:
             self.tuned = path
             self._choose(path)
@@ -293,8 +296,16 @@ class Tuning:
             kept = " What it reached before stays chosen." if self.reverts and self._scores else ""
             self._fail(f"{event.error}{kept}{notes}")
         else:
-            form.set_status(f"stopped before anything was learned; nothing changed.{notes}", "info")
+            form.set_status(f"{self._stopped()}{notes}", "info")
         self._tell()
+
+    def _stopped(self) -> str:
+        """Return what became of a fine-tuning that was cancelled."""
+        if not self._adopted:
+            return "stopped before anything was learned; nothing changed."
+        if self.reverts:
+            return "stopped; the best so far stays chosen."
+        return "stopped; Back to fine-tuned takes the best so far."
 
     def _told_notes(self, outcome: TuneOutcome) -> str:
         """Return what was noted and does not stand in the report's sentences already."""

@@ -794,3 +794,29 @@ def test_the_map_comes_back_from_3d(
     job.finish("done", ())
     qtbot.wait(100)
     assert not suggesting.map.layer.visible
+
+
+def test_a_fine_tuning_that_is_cancelled_says_what_is_kept(
+    make_dock: Callable[..., UNetPPWidget], qtbot: Any, blobs: np.ndarray, script: Script
+) -> None:
+    dock = make_dock(data=blobs, name="cells")
+    paint(dock, qtbot, 1, 2)
+    for improved, said in (
+        (True, "stopped; the best so far stays chosen."),
+        (False, "stopped before anything was learned; nothing changed."),
+    ):
+        begin(dock, qtbot, script)
+        if improved:
+            script.improve(3, 0.7)
+            tuned = script.out
+        script.jobs[-1].finish("cancelled")
+        qtbot.waitUntil(lambda: not dock.teach.tuning.running, timeout=WAIT)
+        assert status(dock) == said
+        assert dock.selection.model_value == tuned
+    # Not chosen, where another model was chosen meanwhile.
+    begin(dock, qtbot, script)
+    dock.selection.choose_model("ct-head-neck")
+    script.improve(3, 0.7)
+    script.jobs[-1].finish("cancelled")
+    qtbot.waitUntil(lambda: not dock.teach.tuning.running, timeout=WAIT)
+    assert status(dock) == "stopped; Back to fine-tuned takes the best so far."
