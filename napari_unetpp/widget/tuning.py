@@ -42,6 +42,9 @@ TELL_SECONDS = 0.15
 TEACHERS = {
     "forest": "a forest on your strokes teaches the rest",
     "base": "the base teaches the rest",
+    "forest and base": (
+        "a forest on your strokes and the base teach the rest, each the classes that it knows best"
+    ),
     "none": "the strokes alone teach",
 }
 

@@ -820,3 +820,19 @@ def test_a_fine_tuning_that_is_cancelled_says_what_is_kept(
     script.jobs[-1].finish("cancelled")
     qtbot.waitUntil(lambda: not dock.teach.tuning.running, timeout=WAIT)
     assert status(dock) == "stopped; Back to fine-tuned takes the best so far."
+
+
+def test_who_teaches_is_said_in_words(
+    make_dock: Callable[..., UNetPPWidget], qtbot: Any, blobs: np.ndarray, script: Script
+) -> None:
+    dock = make_dock(data=blobs, name="cells")
+    paint(dock, qtbot, 1, 2)
+    begin(dock, qtbot, script)
+    script.jobs[-1].emit(TuneTeacher("forest and base", {"forest": 0.5, "base": 0.4}))
+    qtbot.waitUntil(lambda: status(dock).startswith("learning: "), timeout=WAIT)
+    assert status(dock) == (
+        "learning: a forest on your strokes and the base teach the rest, each the classes that "
+        "it knows best"
+    )
+    script.done(base_kept=True)
+    qtbot.waitUntil(lambda: not dock.teach.tuning.running, timeout=WAIT)
