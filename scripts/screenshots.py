@@ -203,7 +203,7 @@ def main() -> None:
         dock_pictures(folder)
     if options.only != "dock":
         for theme, names in (
-            ("dark", ("before", "during", "after", "next")),
+            ("dark", ("before", "during", "next")),
             ("light", ("after-light",)),
         ):
             with tempfile.TemporaryDirectory() as own:

@@ -146,7 +146,9 @@ class TeachForm(QWidget):
         )
         self.report.show_report(report, unit)
         self.report.setVisible(scored)
-        texts = [] if report is None else [verdict(report), *report["sentences"]]
+        texts = [] if report is None else list(report["sentences"])
+        if report is not None and (scored or not texts) and not report["base_kept"]:
+            texts.insert(0, verdict(report))  # else the sentences say it themselves
         self._words.show_text("\n".join(dict.fromkeys(text for text in texts if text)))
         self._words.setVisible(bool(texts))
 

@@ -326,7 +326,8 @@ class Tuning:
 
 def _done(report: Mapping[str, Any]) -> str:
     """Return what became of a fine-tuning, in a line."""
-    begin = f"done: {report['steps']} steps in {in_words(report['seconds'])}."
+    steps = "1 step" if report["steps"] == 1 else f"{report['steps']} steps"
+    begin = f"done: {steps} in {in_words(report['seconds'])}."
     after = {int(k): row for k, row in report["levels"].items() if row["after"] is not None}
     if report["base_kept"] or not after:
         return f"{begin} {verdict(report)}"
