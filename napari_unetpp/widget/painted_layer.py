@@ -173,9 +173,15 @@ def pair_name(layer: Any) -> str:
     return str(told.get("pair", "")) if isinstance(told, dict) else ""
 
 
-def write_pair(layer: Any, name: str) -> None:
-    """Keep the name of the pair with the layer."""
-    _write(layer, pair=name)
+def told_project(layer: Any) -> str:
+    """Return the folder of the project that a layer's pair is in; empty if it is in none."""
+    told = layer.metadata.get(PAINTED)
+    return str(told.get("project", "")) if isinstance(told, dict) else ""
+
+
+def write_pair(layer: Any, name: str, project: str = "") -> None:
+    """Keep the name of the pair with the layer, and the folder of the project that it is in."""
+    _write(layer, pair=name, project=project)
 
 
 def _write(layer: Any, **values: Any) -> None:

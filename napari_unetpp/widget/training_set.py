@@ -24,7 +24,7 @@ from napari_unetpp.core.tune.strokes import Split
 from napari_unetpp.engine.protocol import LayerSource, PaintedSource
 from napari_unetpp.widget.background import in_background
 from napari_unetpp.widget.drafts import is_draft
-from napari_unetpp.widget.painted_layer import pair_name, write_pair
+from napari_unetpp.widget.painted_layer import pair_name, told_project, write_pair
 from napari_unetpp.widget.painting import Painting
 from napari_unetpp.widget.relay import Relay
 from napari_unetpp.widget.selection import Selection
@@ -136,17 +136,21 @@ class TrainingSet:
     def _others(self) -> list[Member]:
         """Return the project's pairs but the one that is in hand: its layer may be newer."""
         layer = self.painting.layer
-        own = pair_name(layer) if layer is not None else ""
+        own = pair_name(layer) if layer is not None and self._has(layer) else ""
         return [m for m in self.members if m.name != own]
+
+    def _has(self, layer: Any) -> bool:
+        """Whether a layer's pair is in the open project: a name alone may be another image's."""
+        return self.project is not None and told_project(layer) == str(self.project.folder)
 
     def _name(self) -> str:
         """Return the name of the pair in hand; its layer keeps it."""
-        layer = self.painting.layer
-        if name := pair_name(layer):
-            return name
-        taken = {m.name for m in self.members}
-        taken |= {pair_name(x) for x in self.painting.candidates()}
-        wanted = str(self.selection.layer.name)
+        layer, members = self.painting.layer, {m.name for m in self.members}
+        wanted = pair_name(layer)
+        if wanted and (wanted not in members or self._has(layer)):
+            return wanted
+        taken = members | {pair_name(x) for x in self.painting.candidates()}
+        wanted = wanted or str(self.selection.layer.name)
         name, number = wanted, 2
         while name in taken:
             name, number = f"{wanted} {number}", number + 1
@@ -197,6 +201,7 @@ class TrainingSet:
         """Put the image in hand and its paint into the project of a folder, which is made."""
         layer, image = self.painting.layer, self.selection.layer
         name, source, mark = self._name(), self.selection.source(), self.mark(layer)
+        told = told_project(layer)
         painted = self.painting.source()
         whole = Image(
             source.data, source.axes, source.spacing, source.unit, source.affine,
@@ -211,7 +216,8 @@ class TrainingSet:
         def work() -> tuple[str, tuple[Project, list[Member], dict[str, Any] | None]]:
             there = (folder / FILE).exists()
             project = Project.open(folder) if there else Project.create(folder)
-            if any(pair.name == name for pair in project.pairs()):
+            mine = told == str(project.folder)  # another image may have the same name
+            if mine and any(pair.name == name for pair in project.pairs()):
                 title = project.update(name, painted.data, painted_axes=painted.axes).name
             else:
                 title = project.add(
@@ -225,7 +231,8 @@ class TrainingSet:
 
         def done(result: tuple[str, Any]) -> None:
             title, read = result
-            write_pair(layer, title)
+            write_pair(layer, title, str(read[0].folder))
+            self.split = _moved(self.split, name, title)
             self._show(read)
             place = str(read[0].pair(title).painted_path)
             for listener in self.saved:
@@ -246,6 +253,9 @@ class TrainingSet:
             return _read(project)
 
         def done(read: tuple[Project, list[Member], dict[str, Any] | None]) -> None:
+            for layer in self.painting.candidates():
+                if self._has(layer) and pair_name(layer) == name:
+                    write_pair(layer, name)  # another pair may get the name
             self._show(read)
             self.form.set_status(f"{name} is taken out: {_count(read[1])}.", "info")
 
@@ -258,6 +268,7 @@ class TrainingSet:
             self.form.set_status(member.problem if member else "", "warning")
             return
         image, painted = member.image, member.painted
+        folder = "" if self.project is None else str(self.project.folder)
 
         def done(strokes: Any) -> None:
             from napari_unetpp.widget.painted_layer import paint_on
@@ -266,7 +277,7 @@ class TrainingSet:
             self.selection.choose_layer(picture)
             self._take_axes(picture, image.axes)
             layer = paint_on(picture, self.selection.axes, strokes, painted.axes, f"paint: {name}")
-            write_pair(layer, name)
+            write_pair(layer, name, folder)
             self.viewer.add_layer(layer)
             self.painting.choose(layer)
             layer.mode = "paint"
@@ -279,6 +290,10 @@ class TrainingSet:
 
     def _show(self, read: tuple[Project, list[Member], dict[str, Any] | None]) -> None:
         self.project, self.members, split = read
+        layer = self.painting.layer
+        if layer is not None and (name := pair_name(layer)):
+            # Before the strokes of the project's pair of that name come.
+            self.split = _moved(self.split, name, self._name())
         if split is not None:
             self.split = _joined(self.split, split)
         self.painting.refresh()
@@ -332,6 +347,18 @@ def _joined(old: dict[str, Any] | None, new: dict[str, Any]) -> dict[str, Any]:
     if old is None:
         return new
     return {**old, **new, "parts": {**old.get("parts", {}), **new.get("parts", {})}}
+
+
+def _moved(split: dict[str, Any] | None, old: str, new: str) -> dict[str, Any] | None:
+    """Return a split with the strokes of a pair under another name."""
+    if split is None or old == new:
+        return split
+    named = {part: part.rpartition("#") for part in split.get("parts", {})}
+    parts = {
+        f"{new}#{number}" if name == old else part: split["parts"][part]
+        for part, (name, _, number) in named.items()
+    }
+    return {**split, "parts": parts}
 
 
 def _source(image: Image) -> LayerSource:

@@ -14,6 +14,7 @@ from qtpy.QtWidgets import QWidget
 
 from napari_unetpp.core.teach import project as project_module
 from napari_unetpp.core.teach.project import Project
+from napari_unetpp.core.tune.strokes import Split
 from napari_unetpp.widget.dock import UNetPPWidget
 
 WAIT = 60_000
@@ -93,3 +94,45 @@ def test_strokes_painted_while_it_is_saved_are_still_offered(
     journalling.forget(back)
     assert journalling.flush()
     assert journalling.offers() == []
+
+
+def test_another_image_of_the_same_name_gets_a_pair_of_its_own(
+    make_dock: Callable[..., UNetPPWidget], qtbot: Any, blobs: NDArray[np.uint8], tmp_path: Path
+) -> None:
+    folder = tmp_path / "p"
+    first = make_dock(data=blobs, name="cells")
+    layer = paint(first, qtbot, (10, 20, 1), (30, 40, 2))
+    save(first, qtbot, folder)
+    strokes = np.array(layer.data)
+    second = make_dock(data=blobs[::-1].copy(), name="cells")
+    other = paint(second, qtbot, (70, 90, 1), (50, 40, 2))
+    save(second, qtbot, folder)
+    names = [pair.name for pair in Project.open(folder).pairs()]
+    assert names == ["cells", "cells (2)"]
+    np.testing.assert_array_equal(painted_in(folder, "cells"), strokes)
+    np.testing.assert_array_equal(painted_in(folder, "cells (2)"), other.data)
+    image = Project.open(folder).pair("cells (2)").image()
+    np.testing.assert_array_equal(np.asarray(image.data), blobs[::-1])
+    # Both are learned from, each once; what is saved again goes to its own pair.
+    pairs, _ = second.teach.training.pairs()
+    assert [p.name for p in pairs] == ["cells (2)", "cells"]
+    other.paint((5, 100), 1)
+    save(second, qtbot, folder)
+    assert [pair.name for pair in Project.open(folder).pairs()] == names
+    assert painted_in(folder, "cells (2)")[5, 100] == 1
+    np.testing.assert_array_equal(painted_in(folder, "cells"), strokes)
+    # Before it is saved, too, an image of that name is not taken for the project's.
+    third = make_dock(data=blobs, name="cells")
+    paint(third, qtbot, (20, 20, 1))
+    assert [p.name for p in third.teach.training.pairs()[0]] == ["cells"]
+    split = Split()
+    split.update({"cells#0": np.asarray(third.teach.painting.layer.data)})
+    third.teach.training.learned(split.to_json())  # as after a fine-tuning
+    third.teach.training.open(folder)
+    idle(third, qtbot)
+    found = [p.name for p in third.teach.training.pairs()[0]]
+    assert len(set(found)) == 3
+    assert found[1:] == names
+    # Its strokes stay on their sides, under the name that it has now.
+    assert third.teach.training.split is not None
+    assert list(third.teach.training.split["parts"]) == [f"{found[0]}#0"]

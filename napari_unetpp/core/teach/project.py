@@ -160,7 +160,8 @@ class Project:
         channel : int, optional
             Of the image.
         split : Split, optional
-            Of its strokes, if it was tuned on before: parts of `name` are kept.
+            Of its strokes, if it was tuned on before: parts of `name` are kept, under the pair's
+            name.
 
         Returns
         -------
@@ -181,7 +182,8 @@ class Project:
             title = unused(name or source.name or "image", [row.name for row in data.rows])
             stem = file_stem(title, [_stem(row.painted) for row in data.rows] + self._stems())
             try:
-                row = self._add(data, source, labels, title, stem, channel, split)
+                part = _part_of(split or Split(), name or source.name, title)
+                row = self._add(data, source, labels, title, stem, channel, part)
             except Exception:
                 self._drop(stem)
                 raise
@@ -251,13 +253,13 @@ class Project:
     def save_split(self, split: Split) -> None:
         """Keep how strokes were split, each pair's beside its painted labels."""
         for pair in self.pairs():
-            part = _part_of(split, pair.name)
+            part = _part_of(split, pair.name, pair.name)
             if part.shapes:
                 save_split(pair.split_path, part)
 
     def _add(
         self, data: ProjectData, image: Image, labels: Image, title: str, stem: str,
-        channel: int | None, split: Split | None,
+        channel: int | None, split: Split,
     ) -> Row:  # fmt: skip
         place = self.folder / PAINTED / f"{stem}.tif"
         axes, shape, relative, absolute = self._keep_image(image, stem)
@@ -267,8 +269,8 @@ class Project:
             title, relative, absolute, f"{PAINTED}/{stem}.tif", axes, painted_axes, shape,
             painted_shape, channel, image.spacing, image.unit, _rows_of(image.affine),
         )  # fmt: skip
-        if split is not None and (part := _part_of(split, title)).shapes:
-            save_split(split_path(place), part)
+        if split.shapes:
+            save_split(split_path(place), split)
         self._write(replace(data, rows=(*data.rows, row)))
         return row
 
@@ -358,14 +360,18 @@ def _check_shapes(image: Image, labels: Image) -> None:
         )
 
 
-def _part_of(split: Split, name: str) -> Split:
-    """Return the part of a split that is of one image."""
-    ours = [part for part in split.shapes if part.rpartition("#")[0] == name]
+def _part_of(split: Split, name: str, title: str) -> Split:
+    """Return the part of a split that is of one image, under the name that its pair has."""
+    ours = {p: f"{title}#{p.rpartition('#')[2]}" for p in split.shapes if _image_of(p) == name}
     return Split(
         split.seed,
-        {part: split.shapes[part] for part in ours},
-        {part: split.sides[part] for part in ours if part in split.sides},
+        {new: split.shapes[old] for old, new in ours.items()},
+        {new: split.sides[old] for old, new in ours.items() if old in split.sides},
     )
+
+
+def _image_of(part: str) -> str:
+    return part.rpartition("#")[0]
 
 
 def _rows_of(affine: NDArray[np.float64] | None) -> tuple[tuple[float, ...], ...] | None:

@@ -238,6 +238,10 @@ def test_painting_on_keeps_the_split(project: Project, scan: Path) -> None:
         project.update(name, labels[:5])
     copy = project.add(scan, labels, name="copy", split=split)
     assert list(Project.open(project.folder).split().shapes) == [f"{name}#0", "copy#0"]
+    numbered = project.add(scan, labels, name="copy", split=split)
+    assert numbered.name == "copy (2)"
+    assert list(project.split().shapes) == [f"{name}#0", "copy#0", "copy (2)#0"]
+    project.remove(numbered.name)
     project.remove(name)
     assert [p.name for p in project.pairs()] == [copy.name]
     assert list(Project.open(project.folder).split().shapes) == ["copy#0"]
