@@ -20,11 +20,19 @@ from napari_unetpp.core.data.image import Image
 from napari_unetpp.core.errors import UNetPPError
 from napari_unetpp.core.teach.project import Project
 from napari_unetpp.core.teach.projectfile import FILE
+from napari_unetpp.core.teach.splits import joined, moved
 from napari_unetpp.core.tune.strokes import Split
 from napari_unetpp.engine.protocol import LayerSource, PaintedSource
 from napari_unetpp.widget.background import in_background
 from napari_unetpp.widget.drafts import is_draft
-from napari_unetpp.widget.painted_layer import pair_name, told_project, write_pair
+from napari_unetpp.widget.painted_layer import (
+    is_own,
+    own_classes,
+    pair_name,
+    told_project,
+    write_classes,
+    write_pair,
+)
 from napari_unetpp.widget.painting import Painting
 from napari_unetpp.widget.relay import Relay
 from napari_unetpp.widget.selection import Selection
@@ -91,6 +99,7 @@ class TrainingSet:
         training.show_clicked.connect(self.show)
         training.remove_clicked.connect(self.remove)
         painting.listeners.append(self.refresh)
+        painting.made.append(self._take_classes)
 
     # What is learned from
 
@@ -99,7 +108,12 @@ class TrainingSet:
         problem = self.painting.problem()
         others = any(m.image is not None for m in self._others())
         no_paint = self.painting.layer is None or self.painting.counts == {}
-        return "" if others and no_paint and self.selection.card is not None else problem
+        if not (others and no_paint and self.selection.card is not None):
+            return problem
+        more = self._classes()[len(self.painting.class_names()) :]
+        if self.painting.layer is None and more:
+            return f"The model has no {more[0]}, but the project has: press Show for its classes."
+        return ""
 
     def pairs(self) -> tuple[list[PaintedSource], list[str]]:
         """Return images with their paint, and a sentence for each that is left out.
@@ -128,7 +142,7 @@ class TrainingSet:
 
     def learned(self, split: dict[str, Any]) -> None:
         """Keep how the strokes were split, in the project too."""
-        self.split = _joined(self.split, split)
+        self.split = joined(self.split, split)
         project = self.project
         if project is not None:
             self._do(lambda: project.save_split(Split.from_json(split)), lambda _: None)
@@ -176,8 +190,8 @@ class TrainingSet:
 
         def opened(read: tuple[Project, list[Member], dict[str, Any] | None]) -> None:
             self._show(read)
-            base = read[0].base
-            if base and base != self.selection.model_value and base in self._models():
+            base, models = read[0].base, self.selection.models.entries()
+            if base != self.selection.model_value and any(base == m.value for m in models if base):
                 self.selection.choose_model(base)
                 self.selection.refresh_models()
             self.form.set_status(f"opened {read[0].folder.name}: {_count(read[1])}.", "info")
@@ -224,7 +238,8 @@ class TrainingSet:
                     whole, painted.data, painted_axes=painted.axes, name=name, channel=channel,
                     split=split,
                 ).name  # fmt: skip
-            project.set_classes(classes)
+            # What others painted in the project has its classes still.
+            project.set_classes(classes + project.classes[len(classes) :])
             if not is_draft(model):
                 project.set_base(model)
             return title, _read(project)
@@ -232,7 +247,7 @@ class TrainingSet:
         def done(result: tuple[str, Any]) -> None:
             title, read = result
             write_pair(layer, title, str(read[0].folder))
-            self.split = _moved(self.split, name, title)
+            self.split = moved(self.split, name, title)
             self._show(read)
             place = str(read[0].pair(title).painted_path)
             for listener in self.saved:
@@ -275,31 +290,38 @@ class TrainingSet:
 
             picture = self.viewer.add_image(image.data, **_looks(image, name))
             self.selection.choose_layer(picture)
-            self._take_axes(picture, image.axes)
+            if self.selection.axes != image.axes:
+                self.selection.choose_axes(image.axes)
             layer = paint_on(picture, self.selection.axes, strokes, painted.axes, f"paint: {name}")
             write_pair(layer, name, folder)
+            self._take_classes(layer, picture)
             self.viewer.add_layer(layer)
             self.painting.choose(layer)
             layer.mode = "paint"
 
         self._do(lambda: np.array(painted.data), done)
 
-    def _take_axes(self, picture: Any, axes: str) -> None:
-        if self.selection.axes != axes:
-            self.selection.choose_axes(axes)
+    def _take_classes(self, layer: Any, image: Any) -> None:
+        """Have a layer name the project's classes that it does not know."""
+        mine = own_classes(layer)
+        if is_own(layer) and (more := self._classes()[len(mine) :]):
+            write_classes(layer, [*mine, *more])
+            self.painting.refresh()
+
+    def _classes(self) -> list[str]:
+        return [] if self.project is None else [c.name for c in self.project.classes]
 
     def _show(self, read: tuple[Project, list[Member], dict[str, Any] | None]) -> None:
         self.project, self.members, split = read
         layer = self.painting.layer
         if layer is not None and (name := pair_name(layer)):
             # Before the strokes of the project's pair of that name come.
-            self.split = _moved(self.split, name, self._name())
+            self.split = moved(self.split, name, self._name())
+        if layer is not None:
+            self._take_classes(layer, self.selection.layer)
         if split is not None:
-            self.split = _joined(self.split, split)
+            self.split = joined(self.split, split)
         self.painting.refresh()
-
-    def _models(self) -> list[str]:
-        return [entry.value for entry in self.selection.models.entries()]
 
     def _unsavable(self) -> str:
         if self._busy:
@@ -341,24 +363,6 @@ def _read(project: Project) -> tuple[Project, list[Member], dict[str, Any] | Non
             members.append(Member(pair.name, None, None, pair.channel, str(error)))
     split = project.split()
     return project, members, split.to_json() if split.shapes else None
-
-
-def _joined(old: dict[str, Any] | None, new: dict[str, Any]) -> dict[str, Any]:
-    if old is None:
-        return new
-    return {**old, **new, "parts": {**old.get("parts", {}), **new.get("parts", {})}}
-
-
-def _moved(split: dict[str, Any] | None, old: str, new: str) -> dict[str, Any] | None:
-    """Return a split with the strokes of a pair under another name."""
-    if split is None or old == new:
-        return split
-    named = {part: part.rpartition("#") for part in split.get("parts", {})}
-    parts = {
-        f"{new}#{number}" if name == old else part: split["parts"][part]
-        for part, (name, _, number) in named.items()
-    }
-    return {**split, "parts": parts}
 
 
 def _source(image: Image) -> LayerSource:

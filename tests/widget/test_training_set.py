@@ -136,3 +136,40 @@ def test_another_image_of_the_same_name_gets_a_pair_of_its_own(
     # Its strokes stay on their sides, under the name that it has now.
     assert third.teach.training.split is not None
     assert list(third.teach.training.split["parts"]) == [f"{found[0]}#0"]
+
+
+def test_the_classes_of_a_project_come_back_and_stay(
+    make_dock: Callable[..., UNetPPWidget], qtbot: Any, blobs: NDArray[np.uint8], tmp_path: Path
+) -> None:
+    folder = tmp_path / "p"
+    dock = make_dock(data=blobs, name="cells")
+    layer = paint(dock, qtbot, (10, 20, 1), (30, 40, 2))
+    part(dock, "add_class_button").click()
+    part(dock, "class_table").item(2, 1).setText("mito")
+    layer.paint((60, 60), 3)
+    qtbot.waitUntil(lambda: 3 in (dock.teach.painting.counts or {}), timeout=WAIT)
+    save(dock, qtbot, folder)
+    again = make_dock()
+    teach = again.teach
+    teach.training.open(folder)
+    idle(again, qtbot)
+    button = part(again, "finetune_button")
+    assert not button.isEnabled()  # a worker would refuse the value 3
+    assert "The model has no mito, but the project has" in button.toolTip()
+    teach.training.show("cells")
+    idle(again, qtbot)
+    qtbot.waitUntil(lambda: bool(teach.painting.counts), timeout=WAIT)
+    assert teach.painting.class_names() == ("nucleus", "mito")
+    assert button.isEnabled(), button.toolTip()
+    # A layer for another image has them too.
+    again.viewer.add_image(blobs[:50], name="other")
+    part(again, "new_painted_button").click()
+    assert teach.painting.class_names() == ("nucleus", "mito")
+    assert part(again, "class_table").item(2, 1).text() == "mito"
+    # Who paints fewer classes does not take away those of the others.
+    third = make_dock(data=blobs[:40], name="third")
+    paint(third, qtbot, (10, 20, 1), (30, 40, 2))
+    assert third.teach.painting.class_names() == ("nucleus",)
+    save(third, qtbot, folder)
+    assert [c.name for c in Project.open(folder).classes] == ["nucleus", "mito"]
+    assert third.teach.painting.class_names() == ("nucleus", "mito")

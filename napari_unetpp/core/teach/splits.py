@@ -1,0 +1,27 @@
+"""Splits of strokes in their JSON form, of several pairs: joined, and under another name.
+
+Knows the keys of that form; no pixels and no files.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def joined(old: dict[str, Any] | None, new: dict[str, Any]) -> dict[str, Any]:
+    """Return all parts of two splits; of those in both, the new ones."""
+    if old is None:
+        return new
+    return {**old, **new, "parts": {**old.get("parts", {}), **new.get("parts", {})}}
+
+
+def moved(split: dict[str, Any] | None, old: str, new: str) -> dict[str, Any] | None:
+    """Return a split with the strokes of a pair under another name."""
+    if split is None or old == new:
+        return split
+    named = {part: part.rpartition("#") for part in split.get("parts", {})}
+    parts = {
+        f"{new}#{number}" if name == old else part: split["parts"][part]
+        for part, (name, _, number) in named.items()
+    }
+    return {**split, "parts": parts}
