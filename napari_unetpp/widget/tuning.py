@@ -23,6 +23,7 @@ from napari_unetpp.engine.protocol import (
     TuneOutcome,
     TuneRequest,
     TuneScored,
+    TuneSplit,
     TuneStep,
     TuneTeacher,
 )
@@ -252,6 +253,8 @@ class Tuning:
             self._step(event)
         elif isinstance(event, TuneScored):
             self._scored(event)
+        elif isinstance(event, TuneSplit):
+            self._learned(event.split)  # whatever becomes of it, held out stays held out
         elif isinstance(event, TuneTeacher):
             self.form.set_status(f"learning: {TEACHERS.get(event.name, event.name)}", "busy")
         elif isinstance(event, Noted):

@@ -21,6 +21,7 @@ from napari_unetpp.engine.protocol import (
     Suggestion,
     TuneOutcome,
     TuneScored,
+    TuneSplit,
     TuneStep,
     TuneTeacher,
 )
@@ -836,3 +837,17 @@ def test_who_teaches_is_said_in_words(
     )
     script.done(base_kept=True)
     qtbot.waitUntil(lambda: not dock.teach.tuning.running, timeout=WAIT)
+
+
+def test_held_out_strokes_stay_held_out_when_a_fine_tuning_fails(
+    make_dock: Callable[..., UNetPPWidget], qtbot: Any, blobs: np.ndarray, script: Script
+) -> None:
+    dock = make_dock(data=blobs, name="cells")
+    paint(dock, qtbot, 1, 2)
+    begin(dock, qtbot, script)
+    split = {"format": FORMAT, "seed": 0, "parts": {"cells#0": {}}}
+    script.jobs[-1].emit(TuneSplit(split))
+    script.jobs[-1].finish("failed", error=EngineError("the worker was ended.", "killed"))
+    qtbot.waitUntil(lambda: not dock.teach.tuning.running, timeout=WAIT)
+    begin(dock, qtbot, script)
+    assert script.asked[-1][1].split["parts"] == {"cells#0": {}}
