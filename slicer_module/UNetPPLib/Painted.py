@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _PAIR = "UNetPP.pair"
+_PROJECT = "UNetPP.project"
 
 
 def problem_of(segmentation: Any, volume: Any) -> str:
@@ -145,6 +146,12 @@ def pair_name(segmentation: Any, volume: Any) -> str:
     return str(name)
 
 
-def set_pair_name(segmentation: Any, name: str) -> None:
-    """Keep the name of a pair that comes from elsewhere."""
+def set_pair(segmentation: Any, name: str, project: str) -> None:
+    """Keep which pair of which project a segmentation is."""
     segmentation.SetAttribute(_PAIR, name)
+    segmentation.SetAttribute(_PROJECT, project)
+
+
+def is_pair_of(segmentation: Any, project: str) -> bool:
+    """Return whether a segmentation is a pair of a project; a name alone may be another's."""
+    return bool(segmentation.GetAttribute(_PROJECT) == project)

@@ -99,13 +99,15 @@ def save(
     project.set_classes(infos)
     name = Painted.pair_name(segmentation, volume)
     kept = Split.from_json(split) if split else None
-    if any(pair.name == name for pair in project.pairs()):
+    place = str(project.folder)
+    mine = Painted.is_pair_of(segmentation, place)
+    if mine and any(pair.name == name for pair in project.pairs()):
         project.update(name, labels, painted_axes="ZYX")
         if kept is not None:
             project.save_split(kept)
     else:
         pair = project.add(image, labels, painted_axes="ZYX", name=name, split=kept)
-        Painted.set_pair_name(segmentation, pair.name)
+        Painted.set_pair(segmentation, pair.name, place)
     return project
 
 
@@ -145,7 +147,7 @@ def load(folder: str | os.PathLike[str]) -> tuple[Project, list[OpenedPair]]:
         colours = [c.color for c in project.classes]
         colours += ["#3fb27f"] * (len(names) - len(colours))
         classes = Painted.add_segments(node, volume, labels, names, colours)
-        Painted.set_pair_name(node, pair.name)
+        Painted.set_pair(node, pair.name, str(project.folder))
         found.append(OpenedPair(volume, node, classes))
     return project, found
 

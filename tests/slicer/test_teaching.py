@@ -353,6 +353,26 @@ def test_a_project_goes_to_disk_and_comes_back_with_geometry_and_classes(
     assert [p.name for p in Project.open(folder).pairs()] == [pair.name]
 
 
+def test_paint_of_another_scene_gets_a_pair_of_its_own(
+    logic: UNetPPLogic, painted_patient: tuple[Any, Any, dict[str, str]], tmp_path: Path
+) -> None:
+    """Scenes give their nodes the same names and numbers."""
+    volume, node, classes = painted_patient
+    folder = tmp_path / "project"
+    Projects.save(folder, volume, node, classes, "ct-head-neck")
+    (first,) = Project.open(folder).pairs()
+    before = np.array(first.painted().data[...])
+    Projects.save(folder, volume, node, classes, "ct-head-neck")
+    assert len(Project.open(folder).pairs()) == 1
+    node.RemoveAttribute("UNetPP.project")  # as a segmentation is that was never in the project
+    Projects.save(folder, volume, node, classes, "ct-head-neck")
+    pairs = Project.open(folder).pairs()
+    assert len({pair.name for pair in pairs}) == 2
+    np.testing.assert_array_equal(pairs[0].painted().data[...], before)
+    Projects.save(folder, volume, node, classes, "ct-head-neck")
+    assert len(Project.open(folder).pairs()) == 2
+
+
 def test_a_project_of_napari_opens_with_its_spacing(scene: Any, tmp_path: Path) -> None:
     from napari_unetpp.core.data.image import Image
 
