@@ -369,6 +369,7 @@ def test_stop_ends_it_early_and_keeps_the_best(
     assert part(dock, "finetune_button").isEnabled()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="signals are POSIX")
 def test_a_worker_killed_meanwhile_is_told_and_paint_is_untouched(
     make_dock: Callable[..., UNetPPWidget], qtbot: Any, engine: Engine

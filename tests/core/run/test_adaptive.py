@@ -136,6 +136,7 @@ def test_expecting_depth_does_not_change_the_judgement() -> None:
     assert seen <= {2, 4}
 
 
+@pytest.mark.slow
 def test_where_all_goes_deep_it_costs_hardly_more_than_the_deepest(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -170,6 +171,7 @@ def test_two_levels_leave_nothing_to_choose() -> None:
     assert prediction.tiles_by_level == {2: 1}
 
 
+@pytest.mark.slow
 def test_a_volume() -> None:
     runner = runner_of(1.0, ndim=3)
     array = picture(20, 33, 48)
