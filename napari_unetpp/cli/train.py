@@ -16,6 +16,7 @@ from napari_unetpp.core.config import (
     ModelCard,
     NetworkConfig,
     Normalisation,
+    class_colour,
 )
 from napari_unetpp.core.data.pairs import find_pairs
 from napari_unetpp.core.errors import InputError
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
     from napari_unetpp.core.train.fit import FitJob, FitReport
     from napari_unetpp.core.train.settings import TrainConfig
 
-# Okabe and Ito's colours: they stay apart for colour-blind people.
-COLOURS = ("#56b4e9", "#e69f00", "#009e73", "#f0e442", "#cc79a7", "#d55e00", "#0072b2", "#999999")
 LIGHT_FILTERS = (16, 32, 64, 128, 256)
 """Half the paper's filters: a quarter of its operations, for machines without a GPU."""
 
@@ -288,7 +287,7 @@ def _card(args: argparse.Namespace, names: list[str], out: Path) -> ModelCard:
         name=args.name or out.stem,
         description=args.description,
         network=network,
-        classes=tuple(ClassInfo(n, COLOURS[k % len(COLOURS)]) for k, n in enumerate(names)),
+        classes=tuple(ClassInfo(n, class_colour(k)) for k, n in enumerate(names)),
         axes=args.axes,
         auxiliary=auxiliary,
         input_channels=tuple(f"channel {k}" for k in range(args.in_channels)),

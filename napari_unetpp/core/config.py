@@ -110,6 +110,17 @@ class NetworkConfig:
         return tuple(range(1, self.levels + 1))
 
 
+CLASS_COLOURS = (
+    "#56b4e9", "#e69f00", "#009e73", "#f0e442", "#cc79a7", "#d55e00", "#0072b2", "#999999",
+)  # fmt: skip
+"""Of classes for which nobody chose one; Okabe and Ito's, which colour-blind people tell apart."""
+
+
+def class_colour(place: int) -> str:
+    """Return the colour of the class at a place, 0 being the first; ``#rrggbb``."""
+    return CLASS_COLOURS[place % len(CLASS_COLOURS)]
+
+
 @dataclass(frozen=True)
 class ClassInfo:
     """A class of a model: its name and its colour as ``#rrggbb``."""

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_unetpp.core.axes import arrange
-from napari_unetpp.core.config import ModelCard
+from napari_unetpp.core.config import ModelCard, class_colour
 from napari_unetpp.core.errors import InputError
 from napari_unetpp.engine.protocol import LayerSource
 from napari_unetpp.widget.appearance import GRAY, TRANSPARENT, rgba
@@ -33,9 +33,6 @@ PAINTED = "napari_unetpp_painted"
 
 BACKGROUND = "#9a7fe0"
 """Violet: seen on gray images, and none of the colours of classes."""
-
-COLOURS = ("#56b4e9", "#e69f00", "#009e73", "#f0e442", "#cc79a7", "#d55e00", "#0072b2", "#999999")
-"""Of classes that the model does not have; those that the fine-tuned model's card will say."""
 
 MEMORY_LIMIT = 2 * 10**9
 """Bytes above which a new painted layer is a sparse file instead of zeros in memory."""
@@ -149,7 +146,7 @@ def class_rows(
     rows = [ClassRow(1, "background", BACKGROUND)]
     rows += [ClassRow(k, name, colour) for k, (name, colour) in enumerate(known, start=2)]
     for k, name in list(enumerate(told))[len(known) :]:
-        rows.append(ClassRow(k + 2, name, COLOURS[k % len(COLOURS)], own=True))
+        rows.append(ClassRow(k + 2, name, class_colour(k), own=True))
     top = rows[-1].value
     rows += [ClassRow(v, "no class", "#999999", known=False) for v in sorted(painted) if v > top]
     return rows

@@ -19,7 +19,6 @@ from napari_unetpp.widget import drafts, paint_count
 from napari_unetpp.widget.models import ModelList, figures
 from napari_unetpp.widget.paint_count import PaintCount, count_values
 from napari_unetpp.widget.painted_layer import (
-    COLOURS,
     class_rows,
     dress,
     empty_paint,
@@ -121,7 +120,6 @@ def test_classes_are_the_models_and_then_the_layers() -> None:
     scratch = class_rows(layer, CARD, scratch=True)
     assert [(r.name, r.own) for r in scratch[1:]] == [("nucleus", True), ("debris", True)]
     # The layer's classes have the colours that the fine-tuned model's card will give them.
-    assert COLOURS == start.COLOURS
     assert rows[2].colour == start.grown_card(CARD, ["nucleus", "debris"]).classes[1].color
 
 

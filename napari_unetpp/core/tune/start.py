@@ -11,13 +11,10 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from napari_unetpp.core.config import ClassInfo, ModelCard, NetworkConfig
+from napari_unetpp.core.config import ClassInfo, ModelCard, NetworkConfig, class_colour
 from napari_unetpp.core.errors import InputError
 from napari_unetpp.core.model.modelfile import Model
 from napari_unetpp.core.nn.network import NestedUNet
-
-# Okabe and Ito's colours: they stay apart for colour-blind people.
-COLOURS = ("#56b4e9", "#e69f00", "#009e73", "#f0e442", "#cc79a7", "#d55e00", "#0072b2", "#999999")
 
 SCRATCH_FILTERS = (16, 32, 64, 128, 256)
 
@@ -71,7 +68,7 @@ def scratch_card(name: str, names: Sequence[str], axes: str, in_channels: int) -
     return ModelCard(
         name=name,
         network=network,
-        classes=tuple(ClassInfo(n, COLOURS[k % len(COLOURS)]) for k, n in enumerate(names)),
+        classes=tuple(ClassInfo(n, class_colour(k)) for k, n in enumerate(names)),
         axes=axes,
         input_channels=tuple(f"channel {k}" for k in range(in_channels)),
         levels_trained=network.head_levels,
@@ -80,11 +77,7 @@ def scratch_card(name: str, names: Sequence[str], axes: str, in_channels: int) -
 
 def grown_card(card: ModelCard, names: Sequence[str]) -> ModelCard:
     """Return the base's card with the classes of `names`, without its measured figures."""
-    new = [
-        ClassInfo(n, COLOURS[k % len(COLOURS)])
-        for k, n in enumerate(names)
-        if k >= len(card.classes)
-    ]
+    new = [ClassInfo(n, class_colour(k)) for k, n in enumerate(names) if k >= len(card.classes)]
     network = dataclasses.replace(card.network, out_channels=card.network.out_channels + len(new))
     return card.replace(
         network=network,
@@ -94,6 +87,7 @@ def grown_card(card: ModelCard, names: Sequence[str]) -> ModelCard:
         class_scores={},
         timings={},
         timing_device="",
+        auto_tolerance=None,
     )
 
 
