@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from napari_unetpp.cli import options
 from napari_unetpp.cli.common import Progress, figure_of, print_json, table, tell
-from napari_unetpp.core.errors import InputError
+from napari_unetpp.core.errors import InputError, UNetPPError
 from napari_unetpp.core.events import Event, Validated, drain
 
 if TYPE_CHECKING:
+    from napari_unetpp.core.teach.project import Project
     from napari_unetpp.core.tune.finetune import TuneJob
+    from napari_unetpp.core.tune.inputs import Painted
     from napari_unetpp.core.tune.report import TuneReport
 
 
@@ -34,12 +36,15 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
         "1 background, 2 and more the model's classes in order, then new ones. Some strokes are "
         "held out for the scores; which ones is kept in a .strokes.json file beside the labels.",
     )
-    data = parser.add_argument_group("data")
-    data.add_argument("--image", required=True, nargs="+", metavar="FILE", help="images")
+    data = parser.add_argument_group("data", "--image and --painted, or --project")
+    data.add_argument("--image", nargs="+", metavar="FILE", help="images")
     data.add_argument(
-        "--painted", required=True, nargs="+", metavar="FILE",
+        "--painted", nargs="+", metavar="FILE",
         help="painted labels, one file an image, in the same order",
     )  # fmt: skip
+    data.add_argument(
+        "--project", metavar="FOLDER", help="a training set that napari or 3D Slicer saved"
+    )
     data.add_argument(
         "--dense", action="store_true", help="labels are complete: 0 is background, not unlabelled"
     )
@@ -47,11 +52,14 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
     model = parser.add_argument_group("model")
     model.add_argument(
         "--base",
-        default="nuclei",
         metavar="NAME|FILE|scratch",
-        help="a bundled model, a file, or scratch for a new network; default nuclei",
+        help="a bundled model, a file, or scratch for a new network; default that of the project, "
+        "or nuclei",
     )
-    model.add_argument("--out", required=True, metavar="FILE", help="model file, .safetensors")
+    model.add_argument(
+        "--out", required=True, metavar="FILE",
+        help="model file, .safetensors; the base's own to go on with it",
+    )  # fmt: skip
     model.add_argument("--name", default="", help="name of the model; that of the file if left out")
     model.add_argument(
         "--classes", default="", metavar="A,B,...", help="names of the classes, the base's first"
@@ -75,11 +83,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Fine-tune, and print the report or JSON."""
-    if len(args.image) != len(args.painted):
-        raise InputError(
-            f"one painted file was expected for each image, got {len(args.image)} image(s) and "
-            f"{len(args.painted)} painted; give them in the same order."
-        )
+    _check_data(args)
     from napari_unetpp.core.tune.finetune import finetune
     from napari_unetpp.core.tune.result import TeacherChosen
 
@@ -104,28 +108,53 @@ def run(args: argparse.Namespace) -> int:
         with Progress("finetune", quiet=args.json, unit="step") as progress:
             report = drain(finetune(job), listen)
     except KeyboardInterrupt:
-        tell(
-            f"napari-unetpp: stopped; {job.out} is the best model so far."
-            if written
-            else "napari-unetpp: stopped before anything was better; no model was written."
-        )
+        tell(f"napari-unetpp: stopped{_left(job, written)}")
         return 130
     if args.json:
         print_json({"out": str(job.out), **report.to_json()})
     else:
-        print(_text(job.out, report))
+        axes = job.axes if job.base is None else job.base.card.axes
+        print(_text(job.out, report, "megapixel" if axes == "YX" else "megavoxel"))
     return 0
+
+
+def _check_data(args: argparse.Namespace) -> None:
+    """Say what is missing of images and paint, or what is too much."""
+    images, painted = args.image or [], args.painted or []
+    if args.project is not None:
+        if images or painted or args.channel is not None:
+            raise InputError(
+                "a project names its images, labels and channels itself; leave out --image, "
+                "--painted and --channel, or --project."
+            )
+        return
+    if not images and not painted:
+        raise InputError(
+            "images and painted labels were expected, got none; give --image FILE --painted FILE, "
+            "or --project FOLDER."
+        )
+    if len(images) != len(painted):
+        raise InputError(
+            f"one painted file was expected for each image, got {len(images)} image(s) and "
+            f"{len(painted)} painted; give them in the same order."
+        )
+
+
+def _left(job: TuneJob, written: bool) -> str:
+    """Return what a run that was stopped leaves."""
+    if written:
+        return f"; {job.out} is the best model so far."
+    what = f"{job.out} stays as it was" if job.out.exists() else "no model was written"
+    return f" before anything was better; {what}."
 
 
 def _job(args: argparse.Namespace) -> TuneJob:
     """Turn arguments into a job; whatever is wrong with them shows here."""
-    from napari_unetpp.core.data.io import read_image, read_labels
     from napari_unetpp.core.model.modelfile import load_model
     from napari_unetpp.core.run.runtime import choose_device
+    from napari_unetpp.core.teach.project import Project
     from napari_unetpp.core.tune.finetune import TuneJob
-    from napari_unetpp.core.tune.inputs import Painted
     from napari_unetpp.core.tune.settings import TuneConfig
-    from napari_unetpp.core.tune.strokes import split_path
 
     device = choose_device(args.device, args.precision)
     config = TuneConfig(
@@ -137,29 +166,70 @@ def _job(args: argparse.Namespace) -> TuneJob:
         # Gradients leave float16's range; bfloat16 keeps that of float32.
         precision="float32" if device.precision == "float32" else "bfloat16",
     )
-    pairs = [
-        Painted(
-            str(Path(image)),
-            read_image(image),
-            read_labels(labels),
-            channel=args.channel,
-            dense=args.dense,
-            split=split_path(Path(labels)),
-        )
-        for image, labels in zip(args.image, args.painted, strict=True)
-    ]
+    wanted, names = args.base, tuple(n.strip() for n in args.classes.split(",") if n.strip())
+    if args.project is None:
+        known: tuple[str, ...] = ()
+        pairs = _of_files(args.image, args.painted, args.channel, args.dense)
+    else:
+        project = Project.open(args.project)
+        wanted, known = wanted or project.base, tuple(c.name for c in project.classes)
+        pairs = _of_project(project, args.dense)
+    base = None if wanted == "scratch" else load_model(wanted or "nuclei")
+    own = () if base is None else tuple(c.name for c in base.card.classes)
     return TuneJob(
         pairs=pairs,
         out=Path(args.out),
-        base=None if args.base == "scratch" else load_model(args.base),
+        base=base,
         config=config,
-        classes=tuple(n.strip() for n in args.classes.split(",") if n.strip()),
+        # Names that a project keeps for another model say nothing about this one.
+        classes=names or (known if known[: len(own)] == own else ()),
         name=args.name,
         axes=args.axes,
     )
 
 
-def _text(out: Path, report: TuneReport) -> str:
+def _of_files(
+    images: list[str], painted: list[str], channel: int | None, dense: bool
+) -> list[Painted]:
+    from napari_unetpp.core.data.io import read_image, read_labels
+    from napari_unetpp.core.tune.inputs import Painted
+    from napari_unetpp.core.tune.strokes import split_path
+
+    return [
+        Painted(
+            str(Path(image)),
+            read_image(image),
+            read_labels(labels),
+            channel=channel,
+            dense=dense,
+            split=split_path(Path(labels)),
+        )
+        for image, labels in zip(images, painted, strict=True)
+    ]
+
+
+def _of_project(project: Project, dense: bool) -> list[Painted]:
+    """Return the pairs of a project; one that cannot be read is said, and the others are used."""
+    from napari_unetpp.core.tune.inputs import Painted
+
+    found: list[Painted] = []
+    problem: UNetPPError = InputError(
+        f"the project {project.folder} has no images; add one in napari or 3D Slicer."
+    )
+    for pair in project.pairs():
+        try:
+            image, labels = pair.image(), pair.painted()
+        except UNetPPError as error:
+            problem = error
+            tell(f"napari-unetpp: left out: {error}")
+            continue
+        found.append(Painted(pair.name, image, labels, pair.channel, dense, pair.split_path))
+    if not found:
+        raise problem
+    return found
+
+
+def _text(out: Path, report: TuneReport, unit: str) -> str:
     """Return the table that people read."""
     rows = [
         [
@@ -174,7 +244,7 @@ def _text(out: Path, report: TuneReport) -> str:
         f"{out}: {report.steps} steps in {report.seconds:.0f} s, best at step {report.best_step}, "
         f"taught by {report.teacher}",
         "",
-        table(["IoU on held-out strokes", "before", "after", "s/megapixel"], rows),
+        table(["IoU on held-out strokes", "before", "after", f"s/{unit}"], rows),
     ]
     if report.cheapest is not None:
         lines += ["", f"L{report.cheapest} is the cheapest level within 0.01 of the best."]

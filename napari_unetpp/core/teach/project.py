@@ -246,8 +246,10 @@ class Project:
                 continue
             part = load_split(pair.split_path, seed)
             whole.seed = part.seed
-            whole.shapes.update(part.shapes)
-            whole.sides.update(part.sides)
+            for name in part.shapes:
+                # The command line, given the labels alone, knows no pair.
+                own = name if "#" in name else f"{pair.name}#{name}"
+                whole.shapes[own], whole.sides[own] = part.shapes[name], part.sides[name]
         return whole
 
     def save_split(self, split: Split) -> None:

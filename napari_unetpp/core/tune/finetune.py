@@ -1,7 +1,8 @@
 """From painted images to a model file: fine-tune, report, write with its parent named.
 
 The one path that the command line, scripts and a worker take. Every improvement is written
-at once under the final name, so a run that is closed or killed leaves the best so far.
+at once under the final name, so a run that is closed or killed leaves the best so far. That name
+may be the base's own: the base was read before, and gives way to what is better alone.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ class TuneJob:
     pairs : sequence of Painted
         Images and painted labels.
     out : Path
-        The model file, ``*.safetensors``.
+        The model file, ``*.safetensors``. It may be the base's, to go on with a model: nothing
+        is written then unless something is better.
     base : Model, optional
         What to start from; None from scratch.
     config : TuneConfig
@@ -71,6 +73,11 @@ class TuneJob:
             raise FileError(
                 f"the folder {self.out.parent} for the model does not exist; make it first."
             )
+
+    @property
+    def in_place(self) -> bool:
+        """Whether the model goes where its base lies."""
+        return self.base is not None and same_file(self.base.path, self.out)
 
     def card(self) -> ModelCard:
         """Return the card of the new model, without figures.
@@ -148,12 +155,23 @@ def finetune(job: TuneJob) -> Generator[Event, None, TuneReport]:
     finally:
         events.close()
     report = make_report(result, card, tuning.windows[0].image, device=job.config.device)
-    save_tuned(job.out, result.network, card, report)
+    if not (result.base_kept and job.in_place):
+        save_tuned(job.out, result.network, card, report)
     return report
+
+
+def same_file(one: Path, other: Path) -> bool:
+    """Return whether two paths are of one file, however they are written."""
+    try:
+        return one.samefile(other)
+    except OSError:  # one of them is not there
+        return False
 
 
 def read_splits(pairs: Sequence[Painted], seed: int) -> Split:
     """Join the splits that are kept beside the labels.
+
+    Files of a project name the pair before the part (``cells 1#0``), others the part alone.
 
     Raises
     ------
@@ -165,22 +183,30 @@ def read_splits(pairs: Sequence[Painted], seed: int) -> Split:
         if pair.split is None:
             continue
         own = load_split(pair.split, seed)
-        for part, shape in own.shapes.items():
-            joined.shapes[f"{pair.name}#{part}"] = shape
-            joined.sides[f"{pair.name}#{part}"] = own.sides[part]
+        for part in sorted(own.shapes, key=lambda p: "#" in p):
+            name = f"{pair.name}#{part.rpartition('#')[2]}"
+            joined.shapes[name], joined.sides[name] = own.shapes[part], own.sides[part]
     return joined
 
 
 def write_splits(pairs: Sequence[Painted], joined: Split) -> None:
-    """Keep the sides of every image's strokes beside its labels."""
+    """Keep the sides of every image's strokes beside its labels, under the names they had."""
     for pair in pairs:
         if pair.split is None:
             continue
         own, lead = Split(joined.seed), f"{pair.name}#"
+        before = _lead(pair.split)
         for part in (p for p in joined.shapes if p.startswith(lead)):
-            own.shapes[part.removeprefix(lead)] = joined.shapes[part]
-            own.sides[part.removeprefix(lead)] = joined.sides.get(part, {})
+            name = before + part.removeprefix(lead)
+            own.shapes[name], own.sides[name] = joined.shapes[part], joined.sides.get(part, {})
         save_split(pair.split, own)
+
+
+def _lead(path: Path) -> str:
+    """Return what stands before the parts' numbers in a file of a split; empty if nothing does."""
+    leads = {f"{name}#" for name, mark, _ in (p.rpartition("#") for p in load_split(path).shapes)
+             if mark}  # fmt: skip
+    return min(leads, default="")
 
 
 def scored(card: ModelCard, scores: Mapping[int, Mapping[str, float]]) -> ModelCard:
