@@ -3,7 +3,9 @@
 Every window is judged by how much of the foreground the first two heads see differently. Where
 that is more than the card's tolerance, the deepest level decides. A window after several that went
 deep is expected to go deep too: then all three heads come from one pass, which costs hardly more
-than the deepest alone, and the judgement is the same. Knows a runner and arrays; no tile, no file.
+than the deepest alone, and the judgement is the same. Where the image ends and the two would pad it
+differently it is not the same, so there nothing is expected. Knows a runner and arrays; no tile,
+no file.
 """
 
 from __future__ import annotations
@@ -107,13 +109,13 @@ class Adaptive:
         deepest, runner = self._deepest, self._runner
         if deepest == self._shallow[-1]:  # two levels at most: nothing to choose
             return Found(runner.probabilities(x[None], deepest, crop)[0], deepest)
+        window, inner = _narrowed(crop, ends, self._shallow[-1])
         deep: NDArray[np.float32] | None = None
-        if runner.deep_in_a_row >= _EXPECTED_AFTER:
+        if runner.deep_in_a_row >= _EXPECTED_AFTER and self._ends_alike(window, ends):
             heads = runner.several(x[None], (*self._shallow, deepest))
             deep = np.ascontiguousarray(heads[deepest][0][(slice(None), *crop)])
             if self._disagree(heads, crop):
                 return Found(deep, deepest)
-        window, inner = _narrowed(crop, ends, self._shallow[-1])
         heads = runner.several(x[(None, slice(None), *window)], self._shallow)
         if not self._disagree(heads, inner):
             runner.deep_in_a_row = 0
@@ -123,6 +125,15 @@ class Adaptive:
         if deep is None:
             deep = runner.probabilities(x[None], deepest, crop)[0]
         return Found(deep, deepest)
+
+    def _ends_alike(self, window: Region, ends: tuple[int, ...]) -> bool:
+        """Return whether the shallow window is padded as the deep one is, if it is at all."""
+        level = self._shallow[-1]
+        return all(
+            w.stop < padded_size(end, level)
+            or padded_size(end, level) == padded_size(end, self._deepest)
+            for w, end in zip(window, ends, strict=True)
+        )
 
     def _disagree(self, heads: dict[int, NDArray[np.float32]], crop: Region) -> bool:
         first, second = (heads[k][0][(slice(None), *crop)] for k in self._shallow)

@@ -136,6 +136,27 @@ def test_expecting_depth_does_not_change_the_judgement() -> None:
     assert seen <= {2, 4}
 
 
+def test_expecting_depth_does_not_change_the_judgement_at_the_images_end() -> None:
+    """49 pixels are padded to 52 for L2 and to 64 for L4, which changes what L1 and L2 say."""
+    block = picture(1, 49, 49) ** 4
+    crop, ends = (slice(0, 49), slice(0, 49)), (49, 49)
+    x = np.pad(block, [(0, 0), (0, 15), (0, 15)], mode="edge")
+    runner = runner_of(0.3)
+    judged = []
+    for size in (52, 64):
+        heads = runner.several(x[None, :, :size, :size], (1, 2))
+        first, second = (heads[k][0][:, :49, :49] for k in (1, 2))
+        judged.append(disagreement(first, second, runner.card))
+    assert judged[0] < judged[1]
+    runner = runner_of(sum(judged) / 2)
+    found = []
+    for before in (0, 9):
+        runner.deep_in_a_row = before
+        found.append(Adaptive(runner).run(x, crop, ends))
+    assert [one.level for one in found] == [2, 2]
+    np.testing.assert_allclose(found[0].probabilities, found[1].probabilities, atol=1e-5)
+
+
 @pytest.mark.slow
 def test_where_all_goes_deep_it_costs_hardly_more_than_the_deepest(
     monkeypatch: pytest.MonkeyPatch,
