@@ -22,7 +22,7 @@ from napari_unetpp.core.model.modelfile import Model
 from napari_unetpp.core.nn.folding import fold_batch_norm
 from napari_unetpp.core.nn.network import NestedUNet
 from napari_unetpp.core.run.backends.base import TITLES, Backend, Name, Session
-from napari_unetpp.core.run.backends.choice import choose_backend, make_backend
+from napari_unetpp.core.run.backends.choice import Choice, choose_backend, make_backend
 from napari_unetpp.core.run.backends.pytorch import TorchBackend
 from napari_unetpp.core.run.device import Device, choose_device
 from napari_unetpp.core.run.memory import is_out_of_memory
@@ -88,8 +88,9 @@ class Runner:
     interrupt : callable, optional
         Called before every node that is computed (every few milliseconds where the backend has
         no nodes), so that a pass can be left in the middle: what it raises ends the pass, comes
-        out unchanged and leaves the runner as it was. It must not look like an error of memory,
-        which has an answer of its own. None at first.
+        out unchanged and leaves the runner as it was. It must neither look like an error of
+        memory nor be a plain RuntimeError, as backends raise it when they fail: both have an
+        answer of their own. None at first.
     deep_in_a_row : int
         Windows in a row that went deep with "auto", over all images: what the next is expected
         to do. Changes what is computed first, never the result.
@@ -184,14 +185,20 @@ class Runner:
             If the level was not trained, or a size does not fit.
         """
         self._check_input(x, self.stage_of(level))
-        rung = self._check(x, (level,))
-        return self._backend(rung).run(x, self._heads(level), crop, self.interrupt)
+        while True:
+            backend = self._backend(self._check(x, (level,)))
+            try:
+                return backend.run(x, self._heads(level), crop, self.interrupt)
+            except RuntimeError as error:
+                if not self._leave(backend, error):
+                    raise
 
     def levels(self, x: NDArray[np.float32]) -> Iterator[tuple[int, NDArray[np.float32]]]:
         """Run one trained level after the other, each from the kept nodes of those before.
 
         A backend that keeps no nodes computes the first level by itself and then all others at
         one go. After a level that needs float32 the deeper ones run in it too, for its nodes.
+        What is left when a backend fails is computed by PyTorch.
         Leaving the generator paused keeps the nodes: it goes deeper whenever it is continued,
         and closing it lets go of them.
 
@@ -207,19 +214,31 @@ class Runner:
         ndarray of float32, shape (N, channels, *space)
             Its probabilities.
         """
-        rung = 0
-        session: Session | None = None
         left = sorted(self.card.levels_trained)
         self._check_input(x, left[-1])
+        rung, ladder = 0, self._rungs
+        backend: Backend | None = None
+        session: Session | None = None
+        groups: list[tuple[int, ...]] = []
         while left:
-            group = self._backend(rung).groups(left)[0]
-            needed = max(rung, self._check(x, group))
-            if needed != rung:  # fell back: what was kept does not fit
+            if self._rungs is not ladder:  # another backend or device, from its first rung on
+                rung, ladder, session = 0, self._rungs, None
+            if backend is None or backend.name != ladder[rung][0]:
+                # Once for a backend: levels that it computes at one go stay together.
+                groups = self._backend(rung).groups(left)
+            backend = self._backend(rung)
+            needed = max(rung, self._check(x, groups[0]))
+            if self._rungs is not ladder or needed != rung:  # what was kept does not fit
                 rung, session = needed, None
                 continue
-            if session is None:
-                session = self._backend(rung).session(x)
-            found = session.advance(group, self.interrupt)
+            session = session or backend.session(x)
+            try:
+                found = session.advance(groups[0], self.interrupt)
+            except RuntimeError as error:
+                if not self._leave(backend, error):
+                    raise
+                continue
+            group = groups.pop(0)
             left = left[len(group) :]
             for level in group:
                 yield level, found.pop(level)
@@ -247,8 +266,13 @@ class Runner:
             Probabilities by level, (N, channels, *space) each.
         """
         self._check_input(x, max(map(self.stage_of, levels)))
-        backend = self._backend(self._check(x, levels))
-        return backend.session(x).advance(levels, self.interrupt)
+        while True:
+            backend = self._backend(self._check(x, levels))
+            try:
+                return backend.session(x).advance(levels, self.interrupt)
+            except RuntimeError as error:
+                if not self._leave(backend, error):
+                    raise
 
     def to_cpu(self, why: str) -> None:
         """Move the network to the CPU and add a Note that says `why`."""
@@ -292,13 +316,13 @@ class Runner:
         sigmoid = self.card.network.activation == "sigmoid"
         threshold = self.card.threshold if sigmoid else None
         left = list(levels)
-        for rung, (name, _) in enumerate(self._rungs[:-1]):
+        for rung in range(len(self._rungs) - 1):
+            backend = self._backend(rung)
             try:
-                reduced = self._pass(self._backend(rung), piece, left)
+                reduced = self._pass(backend, piece, left)
             except RuntimeError as error:
-                if name == "torch" or not _is_openvinos(error):
+                if not self._leave(backend, error):
                     raise
-                self._give_up(error)
                 self._check(piece, levels)
                 return
             for level in list(left):
@@ -340,24 +364,26 @@ class Runner:
             )
         )
 
-    def _give_up(self, error: RuntimeError) -> None:
-        """Go on with PyTorch alone, whatever was checked before."""
+    def _leave(self, backend: Backend, error: RuntimeError) -> bool:
+        """Go on with PyTorch alone if it was OpenVINO that failed; return whether it was.
+
+        What was checked before counts no more. Memory that ran out is no failure of a backend.
+        """
+        if backend.name == "torch" or type(error) is not RuntimeError or is_out_of_memory(error):
+            return False
         first = " ".join(str(error).split())[:160]
         self.notes.append(
             Note(f"OpenVINO failed ({first}); going on with PyTorch.", "backend-fallback")
         )
-        self.choice = choose_backend(self._master, self.device, "torch")
+        self.choice = Choice("torch", f"OpenVINO failed ({first}), so PyTorch computes.")
         self._rungs = _ladder("torch", self.device.precision)
         self._rung.clear()
         self.agreements.clear()
         self._made = {spec: made for spec, made in self._made.items() if spec[0] == "torch"}
+        return True
 
 
 def _ladder(name: Name, precision: Precision) -> tuple[tuple[Name, Precision], ...]:
     """Return backends and precisions from the one that is tried first to the one that is right."""
     tried: list[tuple[Name, Precision]] = [(name, precision), (name, "float32")]
     return tuple(dict.fromkeys([*tried, ("torch", "float32")]))
-
-
-def _is_openvinos(error: RuntimeError) -> bool:
-    return type(error) is RuntimeError and not is_out_of_memory(error)

@@ -282,6 +282,91 @@ def test_a_backend_that_fails_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "no kernel for this" in runner.notes[0].message
 
 
+def test_all_levels_after_the_first_come_from_one_graph() -> None:
+    runner = Runner(model_of(network_of()), FLOAT32, "openvino")
+    x = windows(1, 1, 32, 32)
+    assert list(dict(runner.levels(x))) == [1, 2, 3, 4]
+    backend = runner._backend(0)
+    assert isinstance(backend, OpenVinoBackend)
+    assert set(backend._graphs) == {(1,), (2, 3, 4)}
+    dict(runner.levels(x))  # now that nothing has to be checked any more
+    assert set(backend._graphs) == {(1,), (2, 3, 4)}
+
+
+def failing(monkeypatch: pytest.MonkeyPatch, passes: int) -> None:
+    """Let so many passes of OpenVINO succeed, and all that follow fail."""
+    plain, left = OpenVinoBackend._infer, iter(range(passes))
+
+    def infer(self: OpenVinoBackend, *rest: Any) -> list[NDArray[np.float32]]:
+        if next(left, None) is None:
+            raise RuntimeError("the device was lost")
+        return plain(self, *rest)
+
+    monkeypatch.setattr(OpenVinoBackend, "_infer", infer)
+
+
+# Passes of `levels`: L1 checked, L1, the rest checked, the rest.
+@pytest.mark.parametrize("passes", [0, 1, 2, 3])
+@pytest.mark.parametrize("device", [FLOAT32, BFLOAT16], ids=["float32", "bfloat16"])
+def test_a_backend_that_fails_is_left_between_levels(
+    monkeypatch: pytest.MonkeyPatch, passes: int, device: Device
+) -> None:
+    if device is BFLOAT16 and not native_bfloat16():
+        pytest.skip("this processor has no bfloat16")
+    model, x = model_of(network_of()), windows(1, 1, 32, 32)
+    runner, exact = Runner(model, device, "openvino"), Runner(model, device)
+    monkeypatch.setattr(precision, "MAX_DIFFERENCE", 1.0)
+    monkeypatch.setattr(precision, "MAX_TURNED", 1.0)
+    failing(monkeypatch, passes)
+    found = list(runner.levels(x))
+    assert [level for level, _ in found] == [1, 2, 3, 4]
+    for level, probabilities in found:
+        if level > 1 or passes < 2:
+            np.testing.assert_array_equal(probabilities, exact.probabilities(x, level))
+        assert runner.backend_of(level) == "torch"
+    assert [n.code for n in runner.notes] == ["backend-fallback"]
+    assert runner.choice.reason == "OpenVINO failed (the device was lost), so PyTorch computes."
+    assert runner.keeps_nodes
+
+
+def test_a_backend_that_fails_is_left_where_levels_had_fallen_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The ladder without OpenVINO is shorter than the place that L1 had come to."""
+    if not native_bfloat16():
+        pytest.skip("this processor has no bfloat16")
+    model, x = model_of(network_of()), windows(1, 1, 32, 32)
+    runner = Runner(model, BFLOAT16, "openvino")
+    answers = iter([Agreement(1.0, 1.0)])
+    good = Agreement(0.0, 0.0)
+    monkeypatch.setattr("napari_unetpp.core.run.runtime.compare", lambda *_: next(answers, good))
+    levels = runner.levels(x)
+    next(levels)
+    assert (runner.backend_of(1), runner.precision_of(1)) == ("openvino", "float32")
+    failing(monkeypatch, 0)
+    exact = Runner(model, BFLOAT16)
+    for level, probabilities in levels:
+        np.testing.assert_array_equal(probabilities, exact.probabilities(x, level))
+    assert [n.code for n in runner.notes] == ["precision-fallback", "backend-fallback"]
+
+
+@pytest.mark.parametrize("passes", [0, 1])
+def test_a_backend_that_fails_in_a_pass_is_left(
+    monkeypatch: pytest.MonkeyPatch, passes: int
+) -> None:
+    model, x = model_of(network_of()), windows(1, 1, 32, 32)
+    failing(monkeypatch, passes)  # while it is checked, or after that
+    runner, exact = Runner(model, FLOAT32, "openvino"), Runner(model, FLOAT32)
+    found = runner.probabilities(x, "ensemble", (slice(2, 9), slice(0, 16)))
+    np.testing.assert_array_equal(found, exact.probabilities(x, "ensemble")[:, :, 2:9, :16])
+    assert [n.code for n in runner.notes] == ["backend-fallback"]
+    failing(monkeypatch, passes)
+    runner = Runner(model, FLOAT32, "openvino")
+    for level, probabilities in runner.several(x, (1, 3)).items():
+        np.testing.assert_array_equal(probabilities, exact.probabilities(x, level))
+    assert [n.code for n in runner.notes] == ["backend-fallback"]
+
+
 def test_memory_that_runs_out_is_no_broken_backend(monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: Any) -> None:
         raise RuntimeError("Check 'ptr' failed: Failed to allocate 150994944 bytes of memory")
