@@ -24,13 +24,22 @@ ENDING = "-tuned"
 
 
 def drafts_folder() -> Path:
-    """Return the folder of the drafts; it need not exist."""
+    """Return the folder of the drafts; it need not exist.
+
+    Raises
+    ------
+    FileError
+        If the user has no home folder.
+    """
     return data_folder() / "fine-tuned"
 
 
 def is_draft(value: str) -> bool:
     """Whether the value of a model is a file among the drafts."""
-    return bool(value) and Path(value).parent == drafts_folder()
+    try:
+        return bool(value) and Path(value).parent == drafts_folder()
+    except FileError:  # nowhere to keep one
+        return False
 
 
 def new_draft(base: str) -> Path:

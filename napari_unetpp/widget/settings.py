@@ -10,15 +10,13 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import os
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from napari_unetpp.core.data.io.atomic import replacing
 from napari_unetpp.core.errors import FileError
+from napari_unetpp.core.teach.places import config_folder
 
 PLUGIN = "napari-unetpp"
 DEVICES = ("auto", "cpu", "cuda", "mps")
@@ -129,20 +127,6 @@ def _settings() -> Any:
         return None
 
 
-def config_folder() -> Path:
-    """Return the folder for small files of the user's; it need not exist."""
-    given = os.environ.get("NAPARI_UNETPP_CONFIG")
-    if given:
-        return Path(given)
-    if sys.platform == "win32":
-        base = os.environ.get("APPDATA") or Path.home() / "AppData" / "Roaming"
-    elif sys.platform == "darwin":
-        base = Path.home() / "Library" / "Application Support"
-    else:
-        base = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
-    return Path(base) / PLUGIN
-
-
 def read_recent() -> list[str]:
     """Return the model files used lately, the latest first; empty if there is no such list."""
     try:
@@ -159,10 +143,9 @@ def read_recent() -> list[str]:
 
 def write_recent(models: Sequence[str]) -> None:
     """Keep the model files used lately; a folder that cannot be written is no reason to stop."""
-    target = config_folder() / "recent.json"
     text = json.dumps({"models": list(models)[:MOST_RECENT]}, indent=2)
     try:
-        with replacing(target) as staged:
+        with replacing(config_folder() / "recent.json") as staged:
             staged.write_text(text + "\n", encoding="utf-8")
     except FileError as error:
         _log.warning("the list of recent models is not kept: %s", error)

@@ -173,7 +173,8 @@ def test_a_project_is_learned_from_with_its_names_and_sides(
     gone.unlink()
     out = folder / "new.safetensors"
     words = ["finetune", "--project", folder / "set", "--out", out, "--steps", 1,
-             "--max-seconds", 300, "--device", "cpu", "--precision", "float32", "--json"]  # fmt: skip
+             "--max-seconds", 300, "--device", "cpu", "--precision", "float32",
+             "--json"]  # fmt: skip
     result = command(*words)
     assert result.code == 0, result.err
     assert "left out: the image of 'gone' is not at" in result.err

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import platformdirs
 import pytest
 from napari.layers.labels._labels_mouse_bindings import draw
 from napari.utils.colormaps import DirectLabelColormap
@@ -324,13 +325,10 @@ def test_where_journals_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert fallback == journal_folder()  # found again the next time
     monkeypatch.delenv("NAPARI_UNETPP_DATA")
 
-    def homeless() -> Path:
-        raise RuntimeError("Could not determine home directory.")
-
-    monkeypatch.delenv("XDG_DATA_HOME", raising=False)
-    monkeypatch.delenv("LOCALAPPDATA", raising=False)
-    monkeypatch.setattr(Path, "home", homeless)
-    with pytest.raises(RuntimeError):
+    # What is left where there is no home folder, as in a container of an unknown user.
+    nowhere = "~/.local/share/napari-unetpp"
+    monkeypatch.setattr(platformdirs, "user_data_dir", lambda *_, **__: nowhere)
+    with pytest.raises(FileError, match="no home folder"):
         data_folder()
     assert journal_folder() == fallback
 

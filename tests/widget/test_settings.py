@@ -13,10 +13,10 @@ import napari.settings
 import pytest
 from npe2 import PluginManifest
 
+from napari_unetpp.core.teach.places import config_folder
 from napari_unetpp.widget import settings
 from napari_unetpp.widget.settings import (
     Preferences,
-    config_folder,
     read_preferences,
     read_recent,
     watch_preferences,
@@ -134,16 +134,6 @@ def test_a_folder_that_cannot_be_made_is_no_error(
     assert "not kept" in caplog.text
     assert read_recent() == []
     assert (tmp_path / "file").read_text(encoding="utf-8") == "in the way"
-
-
-def test_config_folder_follows_the_system(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.delenv("NAPARI_UNETPP_CONFIG", raising=False)
-    monkeypatch.setattr(sys, "platform", "linux")
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
-    assert config_folder() == tmp_path / "napari-unetpp"
-    monkeypatch.setattr(sys, "platform", "win32")
-    monkeypatch.setenv("APPDATA", str(tmp_path / "roaming"))
-    assert config_folder() == tmp_path / "roaming" / "napari-unetpp"
 
 
 def test_the_viewer_process_gets_no_torch() -> None:

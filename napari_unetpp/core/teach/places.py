@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
 import tempfile
 from pathlib import Path
+
+import platformdirs
+
+from napari_unetpp.core.errors import FileError
 
 _NAME = "napari-unetpp"
 
@@ -21,19 +24,32 @@ def data_folder() -> Path:
 
     Raises
     ------
-    RuntimeError
+    FileError
         If the user has no home folder.
     """
     given = os.environ.get("NAPARI_UNETPP_DATA")
+    return Path(given) if given else _absolute(platformdirs.user_data_dir(_NAME, appauthor=False))
+
+
+def config_folder() -> Path:
+    """Return the folder for small files of the user's; it need not exist.
+
+    ``NAPARI_UNETPP_CONFIG`` goes before the system's own place. Raises what `data_folder` does.
+    """
+    given = os.environ.get("NAPARI_UNETPP_CONFIG")
     if given:
         return Path(given)
-    if sys.platform == "win32":
-        base = os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local"
-    elif sys.platform == "darwin":
-        base = Path.home() / "Library" / "Application Support"
-    else:
-        base = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
-    return Path(base) / _NAME
+    return _absolute(platformdirs.user_config_dir(_NAME, appauthor=False, roaming=True))
+
+
+def _absolute(path: str) -> Path:
+    """Return a folder of the system's; what is left of one without a home is none."""
+    if not os.path.isabs(path):
+        raise FileError(
+            f"there is no home folder to keep things in (got {path}); set NAPARI_UNETPP_DATA and "
+            "NAPARI_UNETPP_CONFIG to folders of yours."
+        )
+    return Path(path)
 
 
 def journal_folder() -> Path:
@@ -42,7 +58,7 @@ def journal_folder() -> Path:
     Where the user has no home folder, or one that cannot be written to, it is in the system's
     temporary folder, which outlives a crash, if not always a restart of the computer.
     """
-    with contextlib.suppress(OSError, RuntimeError):
+    with contextlib.suppress(OSError):
         folder = data_folder() / "journal"
         folder.mkdir(parents=True, exist_ok=True)
         if os.access(folder, os.W_OK):
