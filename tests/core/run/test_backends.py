@@ -434,8 +434,11 @@ def test_it_is_measured_once_for_a_shape_whatever_the_weights(
     choice.choose_backend(network, BFLOAT16)
     monkeypatch.setattr(choice.napari_unetpp, "__version__", "99")
     choice.choose_backend(network, FLOAT32)
-    assert len(calls) == 4
-    assert len(list(folder.iterdir())) == 4  # nothing half-written beside them
+    monkeypatch.setattr("openvino.__version__", "2099.1.0-an-update")
+    choice.choose_backend(network, FLOAT32)
+    choice.choose_backend(network, FLOAT32)
+    assert len(calls) == 5
+    assert len(list(folder.iterdir())) == 5  # nothing half-written beside them
 
 
 @pytest.mark.parametrize(
@@ -514,6 +517,21 @@ def test_a_failure_while_measuring_is_the_reason(
     found = choice.choose_backend(network_of(), FLOAT32)
     assert found.name == "torch"
     assert found.reason == "OpenVINO failed here (illegal instruction), so PyTorch computes."
+
+
+def test_memory_that_is_short_while_measuring_is_the_reason(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def short(*_: Any) -> Backend:
+        raise MemoryError("Unable to allocate 9 GiB")
+
+    monkeypatch.setattr(choice, "make_backend", short)
+    found = choice.choose_backend(network_of(), FLOAT32)
+    assert (found.name, found.reason) == (
+        "torch",
+        "memory was too short to try OpenVINO, so PyTorch computes.",
+    )
+    assert not folder.exists()  # and it is tried again the next time
 
 
 def test_a_measurement_is_made_of_both(folder: Path) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import importlib.metadata
 import importlib.util
 import json
 import math
@@ -147,7 +146,7 @@ def choose_backend(network: NestedUNet, device: Device, wanted: str | None = Non
         return Choice("torch", f"{problem}, so PyTorch computes.")
     try:
         seconds = measured(network, device)
-    except RuntimeError as error:
+    except (RuntimeError, MemoryError) as error:
         if is_out_of_memory(error):
             return Choice("torch", "memory was too short to try OpenVINO, so PyTorch computes.")
         first = " ".join(str(error).split())[:120]
@@ -175,7 +174,11 @@ def cache_folder() -> Path:
 
 
 def _key(network: NestedUNet, device: Device) -> list[Any]:
-    versions = [importlib.metadata.version(name) for name in ("torch", "openvino")]
+    import openvino  # installed, or nothing would be measured
+
+    # What the libraries say of themselves: builds differ that packages number alike, and not
+    # every package of them has a number.
+    versions = [str(torch.__version__), str(openvino.__version__)]
     return [
         dataclasses.asdict(network.config) | {"filters": list(network.config.filters)},
         [device.kind, device.name, device.precision, platform.machine(), os.cpu_count()],
