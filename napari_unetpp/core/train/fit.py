@@ -40,7 +40,7 @@ class FitJob:
     pairs : sequence of Pair
         Images and labels, see `find_pairs`.
     card : ModelCard
-        Everything but scores and timings, which are measured.
+        Everything but scores, timings and the tolerance of "auto", which are measured.
     rule : LabelRule
         How label values are meant.
     config : TrainConfig
@@ -213,6 +213,7 @@ def fit(job: FitJob) -> Generator[Event, None, FitReport]:
         version=__version__,
         parent=job.card.parent if job.base is None else describe_parent(job.base),
         split=job.card.split or describe_split(samples.held_out_pairs, n_training),
+        auto_tolerance=None,  # of the base's weights, if there is one; these are not calibrated
     )
     # First without scores: what was trained is not lost, whatever happens to the scoring.
     out = save_model(job.out, result.network, card)

@@ -166,11 +166,17 @@ def test_a_base_gives_its_weights_and_becomes_the_parent(job: FitJob, tmp_path: 
     # A rate of nearly 0: what comes out is what went in, batch norm's statistics apart.
     still = replace(job.config, steps=1, validate_every=1, learning_rate=1e-12)
     second = replace(
-        job, config=still, base=base, out=tmp_path / "n.safetensors", folder=tmp_path / "run2"
+        job,
+        card=base.card.replace(auto_tolerance=0.2),
+        config=still,
+        base=base,
+        out=tmp_path / "n.safetensors",
+        folder=tmp_path / "run2",
     )
     drain(fit(second))
     found = load_model(second.out)
     assert found.card.parent == f"spots {base.sha256[:16]}"
+    assert found.card.auto_tolerance is None  # it was measured of other weights
     for name, weight in base.network.named_parameters():
         assert np.allclose(dict(found.network.named_parameters())[name].detach(), weight.detach())
 
