@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -83,35 +84,33 @@ def choose_tolerance(judged: Sequence[Judged], bound: float = BOUND) -> Calibrat
     Returns
     -------
     Calibration
-        With a tolerance between two of the disagreements, 0 if every image has to go deep.
+        With a tolerance between two of the disagreements, 0 if every image has to go deep; a
+        multiple of 0.0001, with which it was judged.
     """
     if not judged:
         raise InputError("a calibration needs at least one labelled image, got none; add some.")
-    order = sorted(judged, key=lambda one: one.disagreement)
-    deep = float(np.mean([one.deep for one in order]))
-    best = 0
-    lost = 0.0
-    for count, one in enumerate(order, start=1):
-        lost += one.deep - one.shallow
-        if lost / len(order) <= bound:
-            best = count
-    # Images of one disagreement go the same way.
-    while 0 < best < len(order) and order[best].disagreement == order[best - 1].disagreement:
-        best -= 1
-    if best == len(order):
-        tolerance = 1.0
-    elif best == 0:
-        tolerance = 0.0
-    else:
-        tolerance = (order[best - 1].disagreement + order[best].disagreement) / 2
-    went = [one.shallow if one.disagreement <= tolerance else one.deep for one in order]
+    deep = float(np.mean([one.deep for one in judged]))
+    seen = sorted({one.disagreement for one in judged})
+    middles = ((low + high) / 2 for low, high in pairwise(seen))
+    # Rounded as the card keeps it before it is judged: so it does there what is said here.
+    allowed = [
+        tolerance
+        for tolerance in (*(math.floor(1e4 * t) / 1e4 for t in middles), 1.0)
+        if deep - float(np.mean(_scores(judged, tolerance))) <= bound
+    ]
+    tolerance = max(allowed, default=0.0)
     return Calibration(
-        tolerance=round(tolerance, 4),
-        share_deep=sum(one.disagreement > tolerance for one in order) / len(order),
-        shallow=float(np.mean([one.shallow for one in order])),
-        auto=float(np.mean(went)),
+        tolerance=tolerance,
+        share_deep=sum(one.disagreement > tolerance for one in judged) / len(judged),
+        shallow=float(np.mean([one.shallow for one in judged])),
+        auto=float(np.mean(_scores(judged, tolerance))),
         deep=deep,
     )
+
+
+def _scores(judged: Sequence[Judged], tolerance: float) -> list[float]:
+    """Return what each image scores with a tolerance."""
+    return [one.shallow if one.disagreement <= tolerance else one.deep for one in judged]
 
 
 def calibrate(

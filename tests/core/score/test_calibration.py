@@ -38,6 +38,16 @@ def test_images_of_one_disagreement_go_the_same_way() -> None:
     assert found.auto == pytest.approx(0.9)
 
 
+def test_it_is_judged_as_the_card_keeps_it() -> None:
+    """Rounded up, the middle of 0.10004 and 0.10008 would let the second image pass."""
+    judged = [Judged(0.10004, 0.9, 0.9), Judged(0.10008, 0.0, 0.9)]
+    found = choose_tolerance(judged, 0.01)
+    assert (found.tolerance, found.share_deep) == (0.1, 1.0)
+    assert found.auto == pytest.approx(0.9)
+    apart = choose_tolerance([judged[0], Judged(0.10038, 0.0, 0.9)], 0.01)
+    assert (apart.tolerance, apart.share_deep) == (0.1002, 0.5)
+
+
 def test_where_shallow_is_better_nothing_goes_deep() -> None:
     found = choose_tolerance([Judged(0.5, 0.9, 0.8), Judged(0.6, 0.9, 0.85)], 0.0)
     assert (found.tolerance, found.share_deep) == (1.0, 0.0)
