@@ -61,8 +61,8 @@ class UNetPPLogic:
             Gets one segment a class, under the class's name. What else is in it stays.
         model : str
             Name of a bundled model, or path of a model file.
-        level : int or "ensemble"
-            1 (fast) to 4 (best), or the mean of all.
+        level : int, "ensemble" or "auto"
+            1 (fast) to 4 (best), the mean of all, or for each tile the one that it needs.
         threshold : float, optional
             Probability from which a voxel belongs to a class; the model's own if None.
         region : vtkMRMLMarkupsROINode, vtkMRMLSliceNode or ((z0, z1), (y0, y1), (x0, x1))

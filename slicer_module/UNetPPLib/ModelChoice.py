@@ -96,8 +96,10 @@ class FiguresText:
                 f"<td align='right'>&nbsp;{_html(c.text)}&nbsp;</td>" for c in row.cells
             )
             body += f"<tr><td>{_html(row.header)}</td>{cells}<td>&nbsp;{_html(row.note)}</td></tr>"
-        more = ensemble_text(figures.get("ensemble")).text
-        tail = f"<br>ensemble: {_html(more)}" if more else ""
+        tail = ""
+        for level in ("ensemble", "auto"):
+            more = ensemble_text(figures.get(level)).text
+            tail += f"<br>{level}: {_html(more)}" if more else ""
         self.label.text = f"<table><tr><td></td>{head}<td></td></tr>{body}</table>{tail}"
 
 

@@ -157,6 +157,8 @@ class Parameters:
     model = Value("ct-head-neck", str)
     level = whole(4, 1, 4)
     ensemble = switch(False)
+    #: Each tile at the level that it needs; never together with the ensemble.
+    auto = switch(False)
     threshold = number(0.5, 0.01, 0.99)
     own_threshold = switch(False)
     region = choice("whole", *REGIONS)

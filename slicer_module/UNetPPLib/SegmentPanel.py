@@ -12,6 +12,7 @@ import slicer
 from UNetPPLib.ModelChoice import FiguresText, ModelChoice
 from UNetPPLib.Parameters import REGIONS, Parameters
 from UNetPPLib.Preview import Preview
+from UNetPPLib.Segmenting import level_name
 
 if TYPE_CHECKING:
     from napari_unetpp.core.config import ModelCard
@@ -19,6 +20,13 @@ if TYPE_CHECKING:
     from UNetPPLib.Logic import UNetPPLogic
     from UNetPPLib.Segmenting import Level, SegmentTask
     from UNetPPLib.Tasks import Task
+
+_AUTO = (
+    "Each tile runs the first two levels, and the deepest one only where they disagree. "
+    "The live preview shows the deepest level."
+)
+_AUTO_UNCALIBRATED = "This model was not calibrated for it: how much they may disagree is a guess."
+_AUTO_TOO_FEW = "This model has no more than two levels, so there is nothing to choose between."
 
 
 class SegmentPanel:
@@ -51,12 +59,26 @@ class SegmentPanel:
         assert self.parameters is not None
         if self.parameters.ensemble:
             return "ensemble"
+        if self.parameters.auto and not self._auto_problem():
+            return "auto"
+        return self._deepest(self.parameters.level)
+
+    def _deepest(self, limit: int) -> int:
+        """Return the deepest level up to a limit that the model has."""
         try:
             trained = sorted(self.card().levels_trained)
         except (ValueError, OSError):
-            return self.parameters.level
-        reached = [k for k in trained if k <= self.parameters.level]
+            return limit
+        reached = [k for k in trained if k <= limit]
         return reached[-1] if reached else trained[0]
+
+    def _auto_problem(self) -> str:
+        """Return why the model cannot choose its levels itself; empty if it can."""
+        try:
+            levels = len(self.card().levels_trained)
+        except (ValueError, OSError):
+            return ""  # told where the model is chosen
+        return "" if levels > 2 else _AUTO_TOO_FEW
 
     @property
     def threshold(self) -> float | None:
@@ -78,9 +100,11 @@ class SegmentPanel:
         ui.outputSelector.setCurrentNode(parameters.output_segmentation)
         ui.roiSelector.setCurrentNode(parameters.roi)
         ui.levelSlider.value = parameters.level
-        ui.levelSlider.enabled = not parameters.ensemble
-        ui.levelLabel.text = "all" if parameters.ensemble else f"L{self.level}"
+        level = self.level
+        ui.levelSlider.enabled = isinstance(level, int)
+        ui.levelLabel.text = "all" if level == "ensemble" else level_name(level)
         ui.ensembleCheck.checked = parameters.ensemble
+        ui.autoCheck.checked = level == "auto"
         ui.regionCombo.setCurrentIndex(REGIONS.index(parameters.region))
         ui.slabSpin.value = parameters.slab
         ui.slabSpin.visible = parameters.region == "slab" or parameters.live
@@ -117,6 +141,12 @@ class SegmentPanel:
             self.ui.thresholdSlider.value = card.threshold
         softmax = card.network.activation == "softmax"
         self.ui.ownThresholdCheck.enabled = not softmax
+        calibrated = card.auto_tolerance is not None
+        problem = self._auto_problem()
+        self.ui.autoCheck.enabled = not problem
+        self.ui.autoCheck.toolTip = problem or (
+            _AUTO if calibrated else f"{_AUTO} {_AUTO_UNCALIBRATED}"
+        )
 
     def take(self) -> None:
         """Bring the parameters to what the widgets say."""
@@ -128,7 +158,11 @@ class SegmentPanel:
             parameters.output_segmentation = ui.outputSelector.currentNode()
             parameters.roi = ui.roiSelector.currentNode()
             parameters.level = int(ui.levelSlider.value)
-            parameters.ensemble = bool(ui.ensembleCheck.checked)
+            ensemble, auto = bool(ui.ensembleCheck.checked), bool(ui.autoCheck.checked)
+            if ensemble and auto:  # the one that was chosen last
+                ensemble = not parameters.ensemble
+                auto = not ensemble
+            parameters.ensemble, parameters.auto = ensemble, auto
             parameters.region = REGIONS[ui.regionCombo.currentIndex]
             parameters.slab = float(ui.slabSpin.value)
             parameters.own_threshold = bool(ui.ownThresholdCheck.checked)
@@ -317,7 +351,9 @@ class SegmentPanel:
         try:
             region = self.logic.region(volume, self._slice(), parameters.slab)
             assert region is not None
-            self.preview.update(volume, region, parameters.model, self.level, self.threshold)
+            # A slab is one look, with nothing to choose between: it goes as deep as it can.
+            level = self._deepest(4) if self.level == "auto" else self.level
+            self.preview.update(volume, region, parameters.model, level, self.threshold)
         except (ValueError, OSError) as error:
             self.preview.drop()
             self.say(f"live: {error}")

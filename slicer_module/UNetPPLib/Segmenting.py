@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -30,8 +31,8 @@ class SegmentOptions:
     ----------
     model : str
         Name of a bundled model, or path of a model file.
-    level : int or "ensemble"
-        1 to 4, or the mean of all.
+    level : int, "ensemble" or "auto"
+        1 to 4, the mean of all, or for each tile the one that it needs.
     threshold : float, optional
         The model's own if None.
     region : tuple of (int, int), optional
@@ -156,14 +157,23 @@ class SegmentTask(Task):
         found = sum(1 for n in written.voxels.values() if n)
         return (
             f"done: {found} of {len(written.voxels)} classes found at "
-            f"{level_name(result['level'])} in {in_words(result['seconds'])} on "
+            f"{level_name(result['level'])}{reached(result)} in {in_words(result['seconds'])} on "
             f"{result['device']} ({result['precision']})."
         )
 
 
 def level_name(level: Level) -> str:
-    """Return "L2", or "ensemble"."""
-    return f"L{level}" if level != "ensemble" else "ensemble"
+    """Return "L2", "ensemble" or "auto"."""
+    return f"L{level}" if isinstance(level, int) else str(level)
+
+
+def reached(result: Mapping[str, Any]) -> str:
+    """Return which levels the tiles of a run at "auto" came to; empty for other runs."""
+    counts = sorted((int(k), n) for k, n in result.get("tiles_by_level", {}).items())
+    if not counts:
+        return ""
+    told = ", ".join(f"{n} at {level_name(k)}" for k, n in counts)
+    return f" ({told} of {result['n_tiles']} tiles)"
 
 
 def in_words(seconds: float) -> str:

@@ -158,7 +158,13 @@ class UNetPPWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):  # type: 
             ui.paintedSelector,
         ):
             selector.connect("currentNodeChanged(vtkMRMLNode*)", self._touched)
-        for box in (ui.ensembleCheck, ui.ownThresholdCheck, ui.protectCheck, ui.liveCheck):
+        for box in (
+            ui.ensembleCheck,
+            ui.autoCheck,
+            ui.ownThresholdCheck,
+            ui.protectCheck,
+            ui.liveCheck,
+        ):
             box.connect("toggled(bool)", self._touched)
         for number in (ui.slabSpin, ui.thresholdSlider, ui.budgetSpin):
             number.connect("valueChanged(double)", self._touched)

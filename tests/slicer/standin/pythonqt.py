@@ -22,6 +22,7 @@ from PySide6 import QtCore, QtGui, QtUiTools, QtWidgets
 
 # Properties that Qt reads through a virtual function, for which PySide looks here again.
 _VIRTUAL = ("sizeHint", "minimumSizeHint")
+_VIRTUAL_OF_BARS = (*_VIRTUAL, "text")
 
 
 class PythonQt:
@@ -35,7 +36,9 @@ class PythonQt:
             return types.MethodType(connect, self)
         if name == "name":
             name = "objectName"
-        if name not in _VIRTUAL and plain("metaObject")().indexOfProperty(name) >= 0:
+        bar = isinstance(self, QtWidgets.QProgressBar)
+        virtual = _VIRTUAL_OF_BARS if bar else _VIRTUAL
+        if name not in virtual and plain("metaObject")().indexOfProperty(name) >= 0:
             return plain("property")(name)
         return plain(name)
 
