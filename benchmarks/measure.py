@@ -12,12 +12,13 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
 from numpy.typing import NDArray
 
@@ -34,6 +35,7 @@ from napari_unetpp.core.errors import InputError
 from napari_unetpp.core.model.modelfile import Model, bundled_models, load_model
 from napari_unetpp.core.nn.network import NestedUNet
 from napari_unetpp.core.run.memory import PeakMemory
+from napari_unetpp.core.run.precision import DTYPES
 from napari_unetpp.core.run.runtime import Device
 
 Job = Callable[[], object]
@@ -193,6 +195,37 @@ def ratios(seconds: Mapping[str, Sequence[float]], base: str) -> dict[str, Sprea
         name: Spread.of([s / b for s, b in zip(values, seconds[base], strict=True)])
         for name, values in seconds.items()
     }
+
+
+def matrix_rate(precision: str) -> float:
+    """Return the multiply-accumulates a second of large matrix products, the best of several."""
+    best = 0.0
+    for size in (1024, 2048):
+        a, b = (torch.rand(size, size).to(DTYPES[precision]) for _ in range(2))  # type: ignore[index]
+        for _ in range(4):
+            start = time.perf_counter()
+            a @ b
+            best = max(best, size**3 / (time.perf_counter() - start))
+    return best
+
+
+@contextlib.contextmanager
+def others_share() -> Iterator[list[float]]:
+    """Give a list that holds, at the end, the share of the processors that others took."""
+    process, found = psutil.Process(), [0.0]
+
+    def busy() -> tuple[float, float]:
+        every = psutil.cpu_times()
+        idle = every.idle + getattr(every, "iowait", 0.0)
+        guests = getattr(every, "guest", 0.0) + getattr(every, "guest_nice", 0.0)  # in user
+        own = process.cpu_times()
+        return sum(every) - idle - guests, own.user + own.system
+
+    start, (all_before, own_before) = time.perf_counter(), busy()
+    yield found
+    all_after, own_after = busy()
+    room = (time.perf_counter() - start) * (psutil.cpu_count() or 1)
+    found[0] = max(0.0, (all_after - all_before - own_after + own_before) / room)
 
 
 def settle(kind: str) -> None:

@@ -1,17 +1,29 @@
-"""Networks of others, matched in filters: what `peers.py` compares with.
+"""Networks of others, matched in filters where that can be: what `peers.py` compares with.
 
 `PortStyle` is written here after the shape that ports of UNet++ to PyTorch share: bilinear
-up-sampling, batch norm in every block, all nodes in one forward. MONAI's network is MONAI's own.
+up-sampling, batch norm in every block, all nodes in one forward. MONAI's network is MONAI's own,
+and so is that of segmentation_models.pytorch, and the window that MONAI slides over an image.
+This module must not know how they are timed.
 """
 
 from __future__ import annotations
 
+import contextlib
+import copy
+import math
+import warnings
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from napari_unetpp.core.config import NetworkConfig
+
+WINDOW = {2: 512, 3: 96}
+OVERLAP = 0.25
+
+_kept: list[torch.library.Library] = []
 
 
 class PortStyle(nn.Module):
@@ -56,7 +68,7 @@ class PortStyle(nn.Module):
 
 
 def monai_network(config: NetworkConfig) -> nn.Module:
-    """Return MONAI's BasicUNetPlusPlus with the same filters; it computes every head."""
+    """Return MONAI's BasicUNetPlusPlus with the same filters; it computes every node."""
     from monai.networks.nets import BasicUNetPlusPlus
 
     features: Sequence[int] = (*config.filters, config.filters[0])
@@ -64,3 +76,73 @@ def monai_network(config: NetworkConfig) -> nn.Module:
         spatial_dims=config.ndim, in_channels=config.in_channels,
         out_channels=config.out_channels, features=features,
     )  # fmt: skip
+
+
+def smp_network(config: NetworkConfig) -> nn.Module:
+    """Return UnetPlusPlus of segmentation_models.pytorch with its default encoder, 2D.
+
+    Its filters are its encoder's, so it is another network: its work is told beside its time.
+
+    Raises
+    ------
+    ImportError, OSError, RuntimeError
+        If it, or what it imports, is not there or does not fit the torch that is there.
+    """
+    _operators_that_torchvision_expects()
+    import segmentation_models_pytorch as smp
+
+    network: nn.Module = smp.UnetPlusPlus(
+        "resnet34",
+        encoder_weights=None,
+        in_channels=config.in_channels,
+        classes=config.out_channels,
+    )
+    return network
+
+
+def _operators_that_torchvision_expects() -> None:
+    """Name two operators of boxes, as torchvision's compiled part would.
+
+    torchvision's wheels for another build of torch import no further without them. A
+    segmentation network has no boxes: none of them is ever called.
+    """
+    if _kept or hasattr(torch.ops.torchvision, "nms"):
+        return
+    library = torch.library.Library("torchvision", "FRAGMENT")
+    for name in ("nms", "qnms"):
+        with contextlib.suppress(RuntimeError):  # the compiled part is there after all
+            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    _kept.append(library)
+
+
+def work_of(network: nn.Module, config: NetworkConfig) -> float:
+    """Return the multiply-accumulates of a network for one pixel (voxel); nothing is computed."""
+    edge = 96
+    empty = copy.deepcopy(network).eval().to("meta")
+    shape = (1, config.in_channels, *(edge,) * config.ndim)
+    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        empty(torch.empty(shape, device="meta"))
+    return counter.get_total_flops() / 2 / math.prod(shape[2:])
+
+
+def slid(network: nn.Module, x: Tensor) -> Tensor:
+    """Run a network by MONAI's sliding window, with the overlap that MONAI takes by itself."""
+    from monai.inferers import SlidingWindowInferer
+
+    ndim = x.ndim - 2
+    window = [min(n, WINDOW[ndim]) for n in x.shape[2:]]
+    inferer = SlidingWindowInferer(window, sw_batch_size=1, overlap=OVERLAP)
+    with torch.inference_mode(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found: Tensor = inferer(x, lambda piece: network(piece)[-1])
+    return found
+
+
+def windows_share(shape: tuple[int, ...]) -> float:
+    """Return how many pixels MONAI's windows compute for each pixel of the image."""
+    share = 1.0
+    for n in shape:
+        window = min(n, WINDOW[len(shape)])
+        count = 1 + -(-(n - window) // int(window * (1 - OVERLAP)))
+        share *= count * window / n
+    return share

@@ -1,251 +1,251 @@
 """The same network, or one like it, by others: time relative to plain eager float32 PyTorch at L4.
 
 In one run, on one input and as many threads: ours through the public API and the bare network,
-plain eager PyTorch of the same network, MONAI's BasicUNetPlusPlus with the same filters alone and
-with MONAI's sliding window around it, a network in the style of the common ports, ONNX Runtime,
-segmentation_models.pytorch; and the floor, the network's multiply-accumulates over the matrix rate
-that this machine reaches in the precision that ours runs in. What is not installed is left out and
-named. Every round does all of them in turn. Run with ``--help`` for the options.
+plain eager PyTorch of the same network as it was built, MONAI's BasicUNetPlusPlus with the same
+filters alone and with MONAI's sliding window around it, a network in the style of the common
+ports, ONNX Runtime, segmentation_models.pytorch; from file to file; and the floor, the network's
+multiply-accumulates over the matrix rate that this machine reaches in the precision that ours runs
+in. What is not installed is left out and named. Every round does all of them in turn. With
+``--out`` the figures are kept, and a later run measures only what is missing. Run with ``--help``
+for the options.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib.util
-import io
+import contextlib
+import datetime
 import json
+import math
 import sys
+import tempfile
 import time
-import warnings
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
-import numpy as np
-import torch
 from measure import (
-    Spread,
-    image_for,
     interleaved,
     machine,
-    machine_line,
-    markdown,
+    matrix_rate,
     model_for,
+    others_share,
     parse_sizes,
-    ratios,
     set_threads,
     size_text,
 )
-from numpy.typing import NDArray
-from peer_networks import PortStyle, monai_network
+from peer_jobs import CONTESTANTS, EAGER, Case, Contestant, Job, absent, row, works
+from peer_networks import windows_share
+from peer_report import draw, report, write_into
+from peer_runs import Kept, Run
 
-from napari_unetpp.core.data.image import Image
-from napari_unetpp.core.events import drain
-from napari_unetpp.core.model.modelfile import Model
+from napari_unetpp.core.errors import UNetPPError
 from napari_unetpp.core.nn.variants import multiply_accumulates
-from napari_unetpp.core.run.backends.pytorch import TorchBackend
-from napari_unetpp.core.run.inference import predict
-from napari_unetpp.core.run.precision import DTYPES
-from napari_unetpp.core.run.results import output_axes
-from napari_unetpp.core.run.runtime import Runner, choose_device
+from napari_unetpp.core.run.runtime import choose_device
 
 SIZES = "96x96,512x512,2048x2048,64x64x64,128x128x128"
-BASE = "eager L4"
-_LARGEST_WHOLE = 1024**2  # pixels of one pass; larger images are tiled or slid over
-
-Array = NDArray[np.float32]
+LARGE = 2**20  # pixels, from which on there are fewer rounds
+_LEAST_SECONDS = 0.1  # a job that takes less is called several times in a round
 
 
-def matrix_rate(precision: str) -> float:
-    """Return the multiply-accumulates a second of large matrix products, the best of several."""
-    best = 0.0
-    for size in (1024, 2048):
-        a, b = (torch.rand(size, size).to(DTYPES[precision]) for _ in range(2))  # type: ignore[index]
-        for _ in range(4):
+@dataclass(frozen=True)
+class Plan:
+    """What is asked for."""
+
+    sizes: list[tuple[int, ...]]
+    files: list[tuple[int, ...]]
+    levels: list[int]
+    peers: list[str]
+    repeats: int
+    large_repeats: int
+    threads: int
+
+    def rounds(self, shape: tuple[int, ...]) -> int:
+        """Return how often everyone runs."""
+        return self.large_repeats if math.prod(shape) > LARGE else self.repeats
+
+    def rows(self, shape: tuple[int, ...]) -> dict[str, tuple[Contestant, int]]:
+        """Return who runs at a size, by the name of the row."""
+        found = {}
+        for peer in CONTESTANTS:
+            wanted = peer in self.peers and (peer != "files" or shape in self.files)
+            for one in CONTESTANTS[peer] if wanted else ():
+                if len(shape) in one.ndims:
+                    levels = self.levels if one.by_level else [max(self.levels)]
+                    found |= {row(one, k): (one, k) for k in levels}
+        return found
+
+    @property
+    def base(self) -> str:
+        """The row that everyone is compared with."""
+        return row(EAGER, max(self.levels))
+
+    def missing(self, shape: tuple[int, ...], kept: Kept) -> dict[str, tuple[Contestant, int]]:
+        """Return who has not been measured yet, with the base if there is anyone."""
+        known = kept.rows(size_text(shape))
+        left = {name: one for name, one in self.rows(shape).items() if name not in known}
+        return {self.base: (EAGER, max(self.levels))} | left if left else {}
+
+
+def estimate(plan: Plan, kept: Kept) -> dict[str, float]:
+    """Return about how many seconds each size will take, from one short pass of the base."""
+    found = {}
+    rate = 0.0
+    with tempfile.TemporaryDirectory(prefix="unetpp-peers-") as folder:
+        for shape in plan.sizes:
+            left = plan.missing(shape, kept)
+            if left and not rate:
+                probe = Case((256, 256), plan.threads, Path(folder))
+                job = EAGER.make(probe, max(plan.levels))
+                seconds = min(interleaved({"base": job}, 3)["base"])
+                rate = multiply_accumulates(probe.config, probe.shape, max(plan.levels)) / seconds
+            if left:
+                found[size_text(shape)] = _seconds(plan, shape, left, rate)
+    return found
+
+
+def _seconds(
+    plan: Plan, shape: tuple[int, ...], rows: dict[str, tuple[Contestant, int]], rate: float
+) -> float:
+    config = model_for("nuclei" if len(shape) == 2 else "ct-head-neck")[0].card.network
+    total = 5.0  # models are loaded, graphs exported
+    for one, level in rows.values():
+        seconds = one.rough * multiply_accumulates(config, shape, level) / rate
+        if "sliding" in one.title:
+            seconds *= windows_share(shape)
+        calls = plan.rounds(shape) + (one.prepares or math.prod(shape) <= LARGE)
+        total += max(seconds, _LEAST_SECONDS) * calls
+    return total
+
+
+def measure(plan: Plan, shape: tuple[int, ...], kept: Kept, folder: Path) -> Run | None:
+    """Time whoever is missing at a size; None if memory is too small."""
+    left = plan.missing(shape, kept)
+    case = Case(shape, plan.threads, folder)
+    if not case.fits:
+        kept.absent.append(f"{size_text(shape)}: too little memory is free")
+        return None
+    jobs: dict[str, Job] = {}
+    calls: dict[str, int] = {}
+    for name, (one, level) in left.items():
+        jobs[name] = one.make(case, level)
+        calls[name] = 1
+        if one.prepares or math.prod(shape) <= LARGE:
+            jobs[name]()  # kernels are chosen, graphs compiled, numbers checked
             start = time.perf_counter()
-            a @ b
-            best = max(best, size**3 / (time.perf_counter() - start))
-    return best
-
-
-def whole(network: torch.nn.Module, x: torch.Tensor) -> Callable[[], Any]:
-    def call() -> Any:
-        with torch.inference_mode():
-            return network(x)
-
-    return call
-
-
-def slid(network: torch.nn.Module, x: torch.Tensor) -> Callable[[], Any]:
-    from monai.inferers import SlidingWindowInferer
-
-    roi = [min(n, 512 if x.ndim == 4 else 96) for n in x.shape[2:]]
-    inferer = SlidingWindowInferer(roi, sw_batch_size=1, overlap=0.25)
-
-    def call() -> Any:
-        with torch.inference_mode(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return inferer(x, lambda w: network(w)[-1])
-
-    return call
-
-
-def onnx_session(network: torch.nn.Module, level: int, x: Array, threads: int) -> Callable[[], Any]:
-    import onnxruntime
-
-    class Head(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.network = network
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return network.probabilities(network(x, level))  # type: ignore[operator,no-any-return]
-
-    target = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.onnx.export(Head().eval(), (torch.from_numpy(x),), target, dynamo=False)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    session = onnxruntime.InferenceSession(
-        target.getvalue(), options, providers=["CPUExecutionProvider"]
+            if math.prod(shape) <= LARGE:
+                jobs[name]()
+                spent = time.perf_counter() - start
+                calls[name] = max(1, math.ceil(_LEAST_SECONDS / spent))
+    precision = case.runner.precision_of(max(plan.levels))
+    rates: list[float] = []
+    repeated = {name: _times(job, calls[name]) for name, job in jobs.items()}
+    repeated["rate"] = lambda: rates.append(matrix_rate(precision))
+    with others_share() as others:
+        found = interleaved(repeated, plan.rounds(shape))
+    del found["rate"]
+    return Run(
+        size=size_text(shape),
+        base=plan.base,
+        seconds={name: [s / calls[name] for s in found[name]] for name in found},
+        rates=rates,
+        macs={str(k): multiply_accumulates(case.config, shape, k) for k in plan.levels},
+        work={n: w for n, w in works(case, plan.peers, plan.levels).items() if n in found},
+        backend=case.runner.backend_of(max(plan.levels)),
+        precision=precision,
+        others=others[0],
+        date=datetime.datetime.now(tz=datetime.UTC).date().isoformat(),
     )
-    name = session.get_inputs()[0].name
-    return lambda: session.run(None, {name: x})
 
 
-def jobs_for(
-    model: Model, image: Image, levels: Sequence[int], threads: int, missing: set[str]
-) -> tuple[dict[str, Callable[[], Any]], Runner]:
-    """Return everything that is timed on an image, by name."""
-    runner = Runner(model, choose_device("cpu"), None)
-    master = runner.reference.network
-    shape = image.shape
-    x = np.ascontiguousarray(np.asarray(image.data, np.float32) / 1000.0)[None, None]
-    tensor = torch.from_numpy(x)
-    small = int(np.prod(shape)) <= _LARGEST_WHOLE or len(shape) == 3
-    has_onnx = all(importlib.util.find_spec(name) for name in ("onnx", "onnxruntime"))
-    eager = TorchBackend(master, "cpu", "float32", tuned=False)
-    jobs: dict[str, Callable[[], Any]] = {}
-    for level in levels:
-        jobs[f"eager L{level}"] = lambda k=level: eager.run(x, (k,))  # type: ignore[misc]
-        if small:
-            jobs[f"ours, network L{level}"] = lambda k=level: runner.probabilities(x, k)  # type: ignore[misc]
-        jobs[f"ours, array to labels L{level}"] = lambda k=level: segment(runner, image, k)  # type: ignore[misc]
-        if small and has_onnx:
-            jobs[f"ONNX Runtime L{level}"] = onnx_session(eager.network, level, x, threads)
-    config = model.card.network
-    theirs = monai_network(config).eval()
-    if small:
-        jobs["MONAI BasicUNetPlusPlus"] = whole(theirs, tensor)
-        jobs["port style"] = whole(PortStyle(config).eval(), tensor)
-    jobs["MONAI sliding window"] = slid(theirs, tensor)
-    if not has_onnx:
-        missing.add("onnxruntime")
-    try:
-        import segmentation_models_pytorch as smp
+def _times(job: Job, count: int) -> Job:
+    def call() -> None:
+        for _ in range(count):
+            job()
 
-        if small and config.ndim == 2:
-            peer = smp.UnetPlusPlus("resnet34", encoder_weights=None, in_channels=1, classes=1)
-            jobs["smp UnetPlusPlus resnet34"] = whole(peer.eval(), tensor)
-    except (ImportError, RuntimeError, OSError):
-        missing.add("segmentation_models.pytorch")
-    return jobs, runner
+    return call
 
 
-def segment(runner: Runner, image: Image, level: int) -> Any:
-    """Run the public API from an array to labels."""
-    _, shape, dtype = output_axes(image, runner.card, "labels")
-    sink = np.empty(shape, dtype)
-    drain(predict(image, runner, sink, level=level))
-    return sink
+def run(plan: Plan, kept: Kept, out: Path | None) -> None:
+    """Measure size after size, telling how long it takes; kept after each."""
+    guess = estimate(plan, kept)
+    if guess:
+        each = ", ".join(f"{size} {seconds / 60:.1f}" for size, seconds in guess.items())
+        _say(f"about {sum(guess.values()) / 60:.0f} minutes ({each})")
+    for shape in plan.sizes:
+        if size_text(shape) not in guess:
+            continue
+        start = time.perf_counter()
+        with tempfile.TemporaryDirectory(prefix="unetpp-peers-") as folder:
+            found = measure(plan, shape, kept, Path(folder))
+        if found is not None:
+            kept.runs.append(found)
+            minutes = (time.perf_counter() - start) / 60
+            _say(f"{size_text(shape)}: {len(found.seconds)} rows in {minutes:.1f} minutes")
+        if out is not None:
+            kept.write(out)
 
 
-def measure(
-    sizes: Sequence[tuple[int, ...]], levels: Sequence[int], repeats: int, threads: int
-) -> dict[str, Any]:
-    """Return ratios to eager L4 of every contestant, size by size."""
-    missing: set[str] = set()
-    tables: dict[str, Any] = {}
-    for shape in sizes:
-        model, _ = model_for("nuclei" if len(shape) == 2 else "ct-head-neck")
-        jobs, runner = jobs_for(model, image_for(model.card, shape), levels, threads, missing)
-        for job in jobs.values():
-            job()  # kernels are chosen, graphs compiled, numbers checked
-        seconds = interleaved(jobs, repeats)
-        precision = runner.precision_of(max(levels))
-        rate = matrix_rate(precision)
-        floor = multiply_accumulates(model.card.network, shape, max(levels)) / rate
-        base = f"eager L{max(levels)}"
-        tables[size_text(shape)] = {
-            "backend": runner.backend_of(max(levels)),
-            "precision": precision,
-            "seconds_of_base": Spread.of(seconds[base]).to_json(),
-            "relative": {n: s.to_json() for n, s in ratios(seconds, base).items()},
-            "floor": floor / Spread.of(seconds[base]).median,
-            "multiply_accumulates_per_second": rate,
-        }
-    return {"base": f"eager L{max(levels)}", "missing": sorted(missing), "sizes": tables}
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
-def draw(found: dict[str, Any], path: str) -> None:
-    """Draw the table as bars, one panel a size."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    sizes = found["sizes"]
-    figure = Figure((8, 0.8 + 0.28 * sum(len(s["relative"]) + 2 for s in sizes.values())))
-    FigureCanvasAgg(figure)
-    heights = [len(s["relative"]) + 2 for s in sizes.values()]
-    axes = figure.subplots(len(sizes), 1, squeeze=False, gridspec_kw={"height_ratios": heights})
-    for axis, (size, table) in zip(axes[:, 0], sizes.items(), strict=True):
-        rows = sorted(table["relative"].items(), key=lambda item: -item[1]["median"])
-        colours = ["#1b7f79" if name.startswith("ours") else "#9aa5b1" for name, _ in rows]
-        axis.barh([n for n, _ in rows], [r["median"] for _, r in rows], color=colours)
-        axis.axvline(table["floor"], color="#c0392b", lw=1, label="floor")
-        axis.set_title(f"{size}: time relative to {found['base']}", loc="left", fontsize=9)
-        axis.tick_params(labelsize=7)
-        axis.legend(fontsize=7, loc="lower right")
-    figure.tight_layout()
-    figure.savefig(path, dpi=130)
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Return what was asked for."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--sizes", type=parse_sizes, default=parse_sizes(SIZES))
+    parser.add_argument("--files", type=parse_sizes, default=parse_sizes("2048x2048"),
+                        help="sizes that also go from file to file")  # fmt: skip
+    parser.add_argument("--levels", default="1,2,3,4", help="of ours and the same network's")
+    parser.add_argument("--peers", default=",".join(CONTESTANTS), help="some of %(default)s")
+    parser.add_argument("--repeats", type=int, default=5, help="rounds")
+    parser.add_argument("--large-repeats", type=int, default=2, help="rounds from a megapixel on")
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--out", type=Path, help="keep the figures here; what it holds stays")
+    parser.add_argument("--figure", type=Path, metavar="PNG", help="draw the table into this file")
+    parser.add_argument("--page", type=Path, help="write the tables into this page, at its marks")
+    parser.add_argument("--quick", action="store_true", help="64 × 64, L1 and L4, two rounds")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of Markdown")
+    args = parser.parse_args(argv)
+    if args.quick:
+        args.sizes = args.files = [(64, 64)]
+        args.levels, args.repeats = "1,4", 2
+    args.peers = args.peers.split(",")
+    if unknown := set(args.peers) - set(CONTESTANTS):
+        parser.error(f"--peers takes {', '.join(CONTESTANTS)}, got {', '.join(sorted(unknown))}")
+    return args
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--sizes", type=parse_sizes, default=parse_sizes(SIZES))
-    parser.add_argument("--levels", default="1,2,3,4", help="of ours and the same network's")
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--threads", type=int)
-    parser.add_argument("--figure", metavar="PNG", help="draw the table into this file")
-    parser.add_argument("--quick", action="store_true", help="64 × 64, L1 and L4, two rounds")
-    parser.add_argument("--json", action="store_true")
-    args = parser.parse_args(argv)
-    if args.quick:
-        args.sizes, args.levels, args.repeats = [(64, 64)], "1,4", 2
-    threads = set_threads(args.threads)
-    levels = [int(k) for k in args.levels.split(",")]
-    found = measure(args.sizes, levels, args.repeats, threads)
-    found["machine"] = machine(choose_device("cpu"), threads)
-    if args.figure:
-        draw(found, args.figure)
-    if args.json:
-        print(json.dumps(found, indent=2))
-        return 0
-    print(machine_line(found["machine"]) + f"; {args.repeats} round(s): median (least–greatest).")
-    for size, table in found["sizes"].items():
-        seconds = table["seconds_of_base"]["median"]
-        print(
-            f"\n**{size}**, ours by {table['backend']} in {table['precision']}; 1 = "
-            f"{found['base']} ({seconds:.3g} s); floor {table['floor']:.3f}:\n"
-        )
-        rows = [
-            [name, str(Spread(r["median"], r["low"], r["high"]))]
-            for name, r in table["relative"].items()
-        ]
-        print(markdown(["who", "relative time"], rows))
-    if found["missing"]:
-        print(f"\nNot installed, so not measured: {', '.join(found['missing'])}.")
+    args = parse(argv)
+    try:
+        threads = set_threads(args.threads)
+        seen = {**machine(choose_device("cpu"), threads), "amx": _has_amx()}
+        kept = Kept.read(args.out, seen) if args.out else Kept(seen)
+        why = {peer: absent(peer) for peer in args.peers}
+        kept.absent = [text for text in why.values() if text]
+        levels = sorted(int(k) for k in args.levels.split(","))
+        plan = Plan(
+            args.sizes, args.files, levels, [p for p in args.peers if not why[p]],
+            args.repeats, args.large_repeats, threads,
+        )  # fmt: skip
+        run(plan, kept, args.out)
+        if args.figure:
+            draw(kept, args.figure)
+        if args.page:
+            write_into(args.page, report(kept))
+    except UNetPPError as error:
+        print(error, file=sys.stderr)
+        return 2
+    print(json.dumps(kept.to_json(), indent=2) if args.json else report(kept))
     return 0
+
+
+def _has_amx() -> bool:
+    with contextlib.suppress(OSError):
+        return "amx_bf16" in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    return False
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from napari_unetpp.core.errors import InputError
 from napari_unetpp.core.model.modelfile import save_model
 from napari_unetpp.core.nn.network import NestedUNet
 
-MODULES = ("measure", "levels", "huge_image", "scores", "peer_networks", "peers")
+MODULES = ("measure", "levels", "huge_image", "scores")
 
 
 @pytest.fixture(scope="module")
@@ -356,59 +356,3 @@ def test_a_held_out_image_that_is_missing_is_named(
     argv = ["--models", "nuclei", "--model-file", str(model), "--data", str(data)]
     assert bench.scores.main(argv) == 2
     assert "1 held-out image(s) are not in" in capsys.readouterr().err
-
-
-# peers -----------------------------------------------------------------------------------
-
-
-def test_peers_are_of_the_same_shape_and_size(bench: SimpleNamespace) -> None:
-    config = NetworkConfig(filters=(8, 16, 16, 16, 16), out_channels=2)
-    x = torch.rand(1, 1, 32, 48)
-    with torch.inference_mode():
-        port = bench.peer_networks.PortStyle(config).eval()
-        assert port(x).shape == (1, 2, 32, 48)
-        heads = bench.peer_networks.monai_network(config).eval()(x)
-    assert tuple(heads[-1].shape) == (1, 2, 32, 48)
-    ours = sum(p.numel() for p in NestedUNet(config).parameters())
-    assert 0.8 < sum(p.numel() for p in port.parameters()) / ours < 1.25
-
-
-def test_peers_run_and_are_drawn(
-    bench: SimpleNamespace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    target = tmp_path / "peers.png"
-    assert bench.peers.main(["--quick", "--json", "--figure", str(target)]) == 0
-    found = json.loads(capsys.readouterr().out)
-    table = found["sizes"]["64x64"]
-    assert table["relative"]["eager L4"] == {"median": 1.0, "low": 1.0, "high": 1.0}
-    names = (
-        "ours, network L1",
-        "ours, array to labels L4",
-        "MONAI BasicUNetPlusPlus",
-        "port style",
-    )
-    assert all(table["relative"][name]["median"] > 0 for name in names)
-    assert 0 < table["floor"] < 1
-    assert target.read_bytes().startswith(b"\x89PNG")
-
-
-def test_ours_is_not_slower_than_eager_pytorch(bench: SimpleNamespace) -> None:
-    """A guard against regressions: the best of several rounds, with a wide bound."""
-    from napari_unetpp.core.run.backends.pytorch import TorchBackend
-    from napari_unetpp.core.run.runtime import Runner, choose_device
-
-    model, _ = bench.measure.model_for("nuclei")
-    x = np.random.default_rng(0).random((1, 1, 256, 256), dtype=np.float32)
-    eager = TorchBackend(model.network, "cpu", "float32", tuned=False)
-    for backend in ("torch", "openvino"):
-        if backend == "openvino":
-            pytest.importorskip("openvino")
-        runner = Runner(model, choose_device("cpu"), backend)
-        jobs = {
-            "eager": lambda: eager.run(x, (4,)),
-            "ours": lambda runner=runner: runner.probabilities(x, 4),
-        }
-        for job in jobs.values():
-            job()
-        seconds = bench.measure.interleaved(jobs, 5)
-        assert min(seconds["ours"]) < 1.5 * min(seconds["eager"])
