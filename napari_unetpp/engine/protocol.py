@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from napari_unetpp.core.errors import UNetPPError
 
-Level = int | str  # 1 ... 4 or "ensemble"
+Level = int | str  # 1 ... 4, "ensemble" or "auto"
 JobState = Literal["queued", "running", "done", "cancelled", "failed"]
 StateKind = Literal["stopped", "starting", "ready", "busy", "failed"]
 Code = Literal[
@@ -115,8 +115,8 @@ class RunRequest:
     ----------
     model : ModelRequest
         Which model, and where.
-    level : int or "ensemble"
-        A trained level, or the mean of all of them.
+    level : int, "ensemble" or "auto"
+        A trained level, the mean of all of them, or for each tile the one that it needs.
     kind : {"labels", "probabilities", "instances"}
         What is written.
     threshold, channel, min_size, tile
@@ -143,8 +143,9 @@ class ViewRequest:
     ----------
     model : ModelRequest
         Which model, and where.
-    level : int or "ensemble"
-        Go as far as this; "ensemble" goes through all trained levels and adds their mean.
+    level : int, "ensemble" or "auto"
+        Go as far as this; "ensemble" goes through all trained levels and adds their mean, "auto"
+        gives L1, what a run of the region comes to, and a note "auto-tiles" with tiles by level.
     region : tuple of (int, int)
         (start, stop) for each axis of the source's data but C and S, in their order. For a
         2D model every axis but Y and X has length 1, for a 3D model P and T have.
@@ -298,7 +299,7 @@ class LevelReady(Event):
 
     Attributes
     ----------
-    level : int or "ensemble"
+    level : int, "ensemble" or "auto"
         Which one.
     probabilities : ndarray of float32, shape (channels, *region without C and S)
         All channels of the network, the client's own copy.
@@ -339,7 +340,7 @@ class Noted(Event):
 
 @dataclass(frozen=True, eq=False)
 class TuneSplit(Event):
-    """Which strokes are held out, as soon as it is known: it stays, whatever becomes of the job."""
+    """Which strokes are held out, as soon as it is known: it stays, however the job ends."""
 
     split: dict[str, Any]
 
