@@ -52,9 +52,10 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
     model = parser.add_argument_group("model")
     model.add_argument(
         "--base",
-        metavar="NAME|FILE|scratch",
-        help="a bundled model, a file, or scratch for a new network; default that of the project, "
-        "or nuclei",
+        metavar="NAME|FILE|scratch|random",
+        help="a bundled model, a file, scratch for classes and a grid of its own on the features "
+        "of a bundled model, or random for a network that knows nothing; default that of the "
+        "project, or nuclei",
     )
     model.add_argument(
         "--out", required=True, metavar="FILE",
@@ -165,6 +166,7 @@ def _job(args: argparse.Namespace) -> TuneJob:
         device=device.kind,
         # Gradients leave float16's range; bfloat16 keeps that of float32.
         precision="float32" if device.precision == "float32" else "bfloat16",
+        body="random" if args.base == "random" else "bundled",
     )
     wanted, names = args.base, tuple(n.strip() for n in args.classes.split(",") if n.strip())
     if args.project is None:
@@ -174,7 +176,7 @@ def _job(args: argparse.Namespace) -> TuneJob:
         project = Project.open(args.project)
         wanted, known = wanted or project.base, tuple(c.name for c in project.classes)
         pairs = _of_project(project, args.dense)
-    base = None if wanted == "scratch" else load_model(wanted or "nuclei")
+    base = None if wanted in ("scratch", "random") else load_model(wanted or "nuclei")
     own = () if base is None else tuple(c.name for c in base.card.classes)
     return TuneJob(
         pairs=pairs,

@@ -21,7 +21,7 @@ from napari_unetpp.core.train.fit import describe_parent
 from napari_unetpp.core.tune.inputs import Painted, painted_values
 from napari_unetpp.core.tune.report import TuneReport, make_report
 from napari_unetpp.core.tune.settings import TuneConfig
-from napari_unetpp.core.tune.start import class_names, grown_card, scratch_card
+from napari_unetpp.core.tune.start import bundled_body, class_names, grown_card, scratch_card
 from napari_unetpp.core.tune.strokes import Split, load_split, save_split
 from napari_unetpp.core.tune.tune import FineTuning
 
@@ -100,7 +100,10 @@ class TuneJob:
             )
         name = self.name or self.out.stem
         if self.base is None:
-            return scratch_card(name, names, self.axes, 1).replace(version=__version__)
+            card = scratch_card(name, names, self.axes, 1).replace(version=__version__)
+            body = bundled_body(card) if self.config.body == "bundled" else None
+            # Its weights are learned from the body's, so the body is its parent.
+            return card if body is None else card.replace(parent=describe_parent(body))
         return grown_card(self.base.card, names).replace(
             name=name,
             version=__version__,

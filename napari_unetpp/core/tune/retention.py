@@ -18,6 +18,9 @@ from napari_unetpp.core.tune.scoring import head_probabilities
 WINDOWS = 2
 """Windows that are looked at, those in which the base finds the most."""
 
+SIDE = {2: 512, 3: 72}
+"""What is looked at of a window along each axis, around what the base finds."""
+
 LEAST = 0.9
 """Dice with the base's answer below which a state has forgotten."""
 
@@ -31,6 +34,8 @@ class Retention:
         Any of them.
     base : sequence of ndarray of float32
         What the base says of each, (channels, *space).
+    network : NestedUNet
+        The base, to hear what it says of the parts that are looked at.
     by_class : sequence of str
         Teacher of each class; those of ``"base"`` are to be kept.
     card : ModelCard
@@ -43,6 +48,7 @@ class Retention:
         self,
         windows: Sequence[Window],
         base: Sequence[NDArray[np.float32]],
+        network: NestedUNet,
         by_class: Sequence[str],
         card: ModelCard,
         precision: str,
@@ -51,7 +57,19 @@ class Retention:
         self._kept = [k for k, name in enumerate(by_class) if name == "base"]
         answers = [self._decide(maps) for maps in base]
         order = np.argsort([-int(answer.sum()) for answer in answers], kind="stable")
-        self._rows = [(windows[k], answers[k]) for k in order[:WINDOWS] if answers[k].any()]
+        self._rows: list[tuple[NDArray[np.float32], NDArray[np.bool_]]] = []
+        for k in order[:WINDOWS]:
+            if not answers[k].any():
+                continue
+            box = _around(answers[k])
+            image, answer = windows[k].image[(slice(None), *box)], answers[k]
+            if answer.shape[1:] != image.shape[1:]:  # a part sees less around it than the whole
+                answer = self._answer(network, image)
+            self._rows.append((image, answer))
+
+    def _answer(self, network: NestedUNet, image: NDArray[np.float32]) -> NDArray[np.bool_]:
+        heads = head_probabilities(network, image, self._precision)
+        return self._decide(np.mean(list(heads.values()), axis=0))
 
     def _decide(self, channels: NDArray[np.float32]) -> NDArray[np.bool_]:
         """Return where each kept class is, (kept, *space)."""
@@ -68,9 +86,8 @@ class Retention:
         """
         overlap = np.zeros(len(self._kept))
         total = np.zeros(len(self._kept))
-        for window, answer in self._rows:
-            heads = head_probabilities(network, window.image, self._precision)
-            own = self._decide(np.mean(list(heads.values()), axis=0))
+        for image, answer in self._rows:
+            own = self._answer(network, image)
             for k in range(len(self._kept)):
                 overlap[k] += 2.0 * (own[k] & answer[k]).sum()
                 total[k] += own[k].sum() + answer[k].sum()
@@ -80,3 +97,14 @@ class Retention:
     def keeps(self, network: NestedUNet) -> bool:
         """Return whether a state has kept what the base knew."""
         return self.share(network) >= LEAST
+
+
+def _around(answer: NDArray[np.bool_]) -> tuple[slice, ...]:
+    """Return a box of at most `SIDE` around the middle of what is found, (kept, *space)."""
+    where = np.argwhere(answer.any(axis=0))
+    size = SIDE[answer.ndim - 1]
+    box = []
+    for middle, n in zip(np.median(where, axis=0), answer.shape[1:], strict=True):
+        start = max(min(int(middle) - size // 2, n - size), 0)
+        box.append(slice(start, min(start + size, n)))
+    return tuple(box)

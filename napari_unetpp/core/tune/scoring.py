@@ -21,10 +21,13 @@ from napari_unetpp.core.nn.padding import pad_to_multiple
 from napari_unetpp.core.run.results import labels_of
 from napari_unetpp.core.tune.inputs import Window
 
-SIDE = {2: 256, 3: 64}
-"""Size of the crops in which held-out strokes are scored."""
+SIDE = {2: 256, 3: 72}
+"""Largest size of the crops in which held-out strokes are scored, with the `MARGIN`."""
 
-CROPS = 8
+MARGIN = {2: 32, 3: 12}
+"""What a crop holds around the strokes that are scored in it, where the window goes so far."""
+
+CROPS = {2: 8, 3: 4}
 """Crops that are scored while training; the time of a scoring is bounded by it."""
 
 
@@ -99,25 +102,29 @@ def crops(windows: Sequence[Window], side: int) -> list[Window]:
     found: list[Window] = []
     for window in windows:
         left = (window.sides == side) & (window.labels != UNLABELLED)
-        size = SIDE[left.ndim]
-        while left.any() and len(found) < CROPS:
+        margin = MARGIN[left.ndim]
+        size = SIDE[left.ndim] - 2 * margin
+        while left.any() and len(found) < CROPS[left.ndim]:
             first = [int(axis.min()) for axis in np.nonzero(left)]
             corner = np.argwhere(left)[0]
-            region = []
+            inner, outer = [], []
             for place, low, n in zip(corner, first, window.space, strict=True):
                 # As far back as strokes of this side reach, so that a crop holds many.
                 start = max(min(max(low, int(place) - size // 2), n - size), 0)
-                region.append(slice(start, min(start + size, n)))
-            box = tuple(region)
+                inner.append(slice(start, min(start + size, n)))
+                outer.append(slice(max(start - margin, 0), min(start + size + margin, n)))
+            chosen = np.zeros_like(left)
+            chosen[tuple(inner)] = left[tuple(inner)]
+            left &= ~chosen
+            box = tuple(outer)
             found.append(
                 Window(
                     window.name,
                     window.image[(slice(None), *box)],
                     window.labels[box],
-                    np.where(left[box], window.sides[box], 0).astype(np.uint8),
+                    np.where(chosen[box], window.sides[box], 0).astype(np.uint8),
                 )
             )
-            left[box] = False
     return found
 
 

@@ -1,4 +1,4 @@
-"""What a fine-tuning starts from: the base with new classes added, or nothing.
+"""What a fine-tuning starts from: the base with new classes added, or a network with new heads.
 
 Knows cards and networks; no images and no loop.
 """
@@ -13,10 +13,14 @@ from torch import nn
 
 from napari_unetpp.core.config import ClassInfo, ModelCard, NetworkConfig, class_colour
 from napari_unetpp.core.errors import InputError
-from napari_unetpp.core.model.modelfile import Model
+from napari_unetpp.core.model.cards import read_card
+from napari_unetpp.core.model.modelfile import Model, load_model
 from napari_unetpp.core.nn.network import NestedUNet
 
 SCRATCH_FILTERS = (16, 32, 64, 128, 256)
+
+BODIES = {2: "nuclei", 3: "ct-head-neck"}
+"""Bundled models whose weights, all but the heads', a model without a base begins with."""
 
 
 def class_names(card: ModelCard | None, values: Sequence[int], names: Sequence[str]) -> list[str]:
@@ -91,7 +95,9 @@ def grown_card(card: ModelCard, names: Sequence[str]) -> ModelCard:
     )
 
 
-def start_network(card: ModelCard, base: Model | None, seed: int) -> NestedUNet:
+def start_network(
+    card: ModelCard, base: Model | None, seed: int, body: Model | None = None
+) -> NestedUNet:
     """Return the network with the base's weights; channels of new classes are drawn.
 
     Parameters
@@ -102,14 +108,34 @@ def start_network(card: ModelCard, base: Model | None, seed: int) -> NestedUNet:
         None from scratch.
     seed : int
         Of the weights that are drawn.
+    body : Model, optional
+        Without a base: a model of other images, whose weights are taken for all but the heads.
+        Features of any images are a better start than none (Yosinski et al., NeurIPS 2014).
+
+    Raises
+    ------
+    InputError
+        If the body is another network.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = NestedUNet(card.network)
+    own = network.state_dict()
     if base is None:
+        if body is not None:
+            if not same_body(card, body.card):
+                raise InputError(
+                    f"the weights of {body.card.name!r} do not fit a network for "
+                    f"{card.axes} with {card.network.in_channels} channel(s); take another model."
+                )
+            own |= {
+                key: value.clone()
+                for key, value in body.network.state_dict().items()
+                if not key.startswith("heads.")
+            }
+            network.load_state_dict(own)
         network.set_head_biases([0.5] * card.network.out_channels)
         return network
-    own = network.state_dict()
     old_names, names = base.card.channel_names, card.channel_names
     for key, value in base.network.state_dict().items():
         if not key.startswith("heads."):
@@ -122,6 +148,19 @@ def start_network(card: ModelCard, base: Model | None, seed: int) -> NestedUNet:
                 own[key][place] = -2.0 if card.network.activation == "sigmoid" else 0.0
     network.load_state_dict(own)
     return network
+
+
+def bundled_body(card: ModelCard) -> Model | None:
+    """Return the bundled model whose features a model without a base begins with, if one fits."""
+    name = BODIES[card.network.ndim]
+    return load_model(name) if same_body(card, read_card(name)) else None
+
+
+def same_body(card: ModelCard, other: ModelCard) -> bool:
+    """Return whether two networks differ in their heads alone."""
+    one, two = (dataclasses.replace(c.network, out_channels=1, activation="sigmoid")
+                for c in (card, other))  # fmt: skip
+    return one == two
 
 
 def freeze_encoder(network: NestedUNet) -> None:

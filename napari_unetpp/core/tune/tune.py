@@ -44,10 +44,12 @@ from napari_unetpp.core.tune.settings import (
     PATCH,
     RATE,
     RATES,
+    REGULARLY,
+    SCORING,
     TEACHING,
     TuneConfig,
 )
-from napari_unetpp.core.tune.start import freeze_encoder, start_network
+from napari_unetpp.core.tune.start import bundled_body, freeze_encoder, start_network
 from napari_unetpp.core.tune.strokes import HELD_OUT, TRAINING, Split, painted_counts
 from napari_unetpp.core.tune.teacher import Teaching, choose, confidence, fit_forest
 
@@ -86,7 +88,8 @@ class FineTuning:
     ) -> None:
         self.pairs, self.card, self.base = list(pairs), card, base
         self.split, self.config = split, config
-        self.network = start_network(card, base, config.seed)
+        body = bundled_body(card) if base is None and config.body == "bundled" else None
+        self.network = start_network(card, base, config.seed, body)
         self.windows: list[Window] = []
         self.teaching = Teaching([], [], (), {})
         self.teacher = TeacherChosen("none")
@@ -228,10 +231,27 @@ class FineTuning:
             forest = fit_forest(self.windows, own, self.card, self.config.seed, enough)
         self.teaching = choose(base, forest, self.windows, self.card, known)
         self.teacher = TeacherChosen(self.teaching.name, self.teaching.scores)
+        if self.base is None and self.teaching.by_class:
+            self.network.set_head_biases(self._shares())
         if base is not None and set(self.teaching.by_class) > {"base"}:
             self.retention = Retention(
-                self.windows, base, self.teaching.by_class, self.card, self.config.precision
+                self.windows,
+                base,
+                self.network,
+                self.teaching.by_class,
+                self.card,
+                self.config.precision,
             )
+
+    def _shares(self) -> list[float]:
+        """Return which share each channel covers by its teacher; one half where nobody teaches."""
+        sums, counts = np.zeros((2, self.card.network.out_channels))
+        for maps, sure in zip(self.teaching.maps, self.teaching.sure, strict=True):
+            axes = tuple(range(1, maps.ndim))
+            sums += maps.sum(axes, np.float64)
+            counts += (sure > 0).any() * maps[0].size
+        shares = np.where(counts > 0, sums / np.maximum(counts, 1), 0.5).clip(0.02, 0.5)
+        return [float(share) for share in shares]
 
     def _drawer(self) -> PatchDrawer:
         ndim, multiple = self.card.network.ndim, 2**self.card.network.levels
@@ -252,6 +272,7 @@ class FineTuning:
         peak = self.config.learning_rate or RATES.get(self.teacher.name, RATE)
         learner = Learner(self.network, self.card, self.config, peak, self.base is not None)
         joins, scored = list(JOINS), 0
+        cost, free = 0.0, time.monotonic()
         while self.progress < 1.0 or self.step == 0:
             loss = learner.step(drawer.batch(self.step), self._annealing())
             self.step += 1
@@ -261,9 +282,14 @@ class FineTuning:
             if joins and self._annealing() >= joins[0]:
                 joins.pop(0)
                 self._join_teacher(drawer, learner.average)
-            if scoring_is_due(self.step):
-                scored = self.step
-                yield self._keep(learner.average, held_out)
+            waited = time.monotonic() - free
+            due = scoring_is_due(self.step) or waited >= REGULARLY
+            if scoring_is_due(self.step) if self.config.steps else due and waited >= SCORING * cost:
+                scored, before = self.step, time.monotonic()
+                found = self._keep(learner.average, held_out)
+                free = time.monotonic()
+                cost = free - before
+                yield found
         if scored != self.step:
             yield self._keep(learner.average, held_out)
         self._ended = time.monotonic()

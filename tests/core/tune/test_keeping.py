@@ -89,7 +89,7 @@ def test_a_state_that_forgot_is_found_out() -> None:
     card = model.card.replace(threshold=float(np.median(mean)))
     blank = np.zeros((32, 32), np.uint8)
     window = Window("noise", image, blank + np.uint8(UNLABELLED), blank)
-    retention = Retention([window], [mean], ("base",), card, "float32")
+    retention = Retention([window], [mean], model.network, ("base",), card, "float32")
     assert retention.share(model.network) == 1.0
     assert retention.keeps(model.network)
     with torch.no_grad():
@@ -101,7 +101,7 @@ def test_a_state_that_forgot_is_found_out() -> None:
 
 def test_nothing_to_keep_is_kept() -> None:
     model = small_model()
-    assert Retention([], [], ("forest",), model.card, "float32").keeps(model.network)
+    assert Retention([], [], model.network, ("forest",), model.card, "float32").keeps(model.network)
 
 
 def test_what_is_rare_is_lifted_and_the_rest_left_alone() -> None:
