@@ -159,7 +159,9 @@ class Spread:
         return f"{self.median:.3f} ({self.low:.3f}–{self.high:.3f})"
 
 
-def interleaved(jobs: Mapping[str, Job], repeats: int, kind: str = "cpu") -> dict[str, list[float]]:
+def interleaved(
+    jobs: Mapping[str, Job], repeats: int, kind: str = "cpu", deadline: float = math.inf
+) -> dict[str, list[float]]:
     """Time jobs in turn, so that a slow minute of the machine hits all of them alike.
 
     Every other round runs backwards: no job always comes after the same one.
@@ -172,6 +174,8 @@ def interleaved(jobs: Mapping[str, Job], repeats: int, kind: str = "cpu") -> dic
         Rounds.
     kind : {"cpu", "cuda", "mps"}
         Where they run; a GPU is waited for.
+    deadline : float
+        By ``time.perf_counter``: a round that would end after it is left out, but for the first.
 
     Returns
     -------
@@ -179,7 +183,11 @@ def interleaved(jobs: Mapping[str, Job], repeats: int, kind: str = "cpu") -> dic
         Seconds of every round.
     """
     found: dict[str, list[float]] = {name: [] for name in jobs}
+    begin = time.perf_counter()
     for number in range(repeats):
+        now = time.perf_counter()
+        if number and now + (now - begin) / number > deadline:
+            break
         for name in list(jobs)[:: -1 if number % 2 else 1]:
             settle(kind)
             start = time.perf_counter()

@@ -165,6 +165,8 @@ def draw(kept: Kept, path: Path) -> None:
             axis.axvline(floor.median, color="#b3261e", lw=1, ls="--")
         axis.axvline(1.0, color="#9aa5b1", lw=0.8)
         axis.set_xscale("log")
+        axis.xaxis.set_major_formatter("{x:g}")
+        axis.xaxis.set_minor_formatter("")
         axis.set_title(size.replace("x", "×"), fontsize=9)
         axis.tick_params(labelsize=7, length=2)
         axis.grid(visible=True, axis="y", lw=0.3, alpha=0.6)
@@ -173,9 +175,7 @@ def draw(kept: Kept, path: Path) -> None:
             axis.spines[side].set_visible(False)
     panels[0].set_yticks(range(len(rows)), rows)
     panels[0].set_ylim(-0.7, len(rows) - 0.3)
-    figure.supxlabel(
-        f"time relative to {EAGER.title}{_ends(kept)[0]} in the same round; dashed: the floor of "
-        f"{_ends(kept)[0][2:]}", fontsize=8,
-    )  # fmt: skip
+    about = f"time relative to {EAGER.title}{_ends(kept)[0]}, in the same round"
+    figure.supxlabel(f"{about}\ndashed: the floor of {_ends(kept)[0][2:]}", fontsize=8)
     figure.tight_layout()
     figure.savefig(path, dpi=140)

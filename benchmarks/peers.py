@@ -59,6 +59,7 @@ class Plan:
     repeats: int
     large_repeats: int
     threads: int
+    minutes: float
 
     def rounds(self, shape: tuple[int, ...]) -> int:
         """Return how often everyone runs."""
@@ -66,10 +67,12 @@ class Plan:
 
     def rows(self, shape: tuple[int, ...]) -> dict[str, tuple[Contestant, int]]:
         """Return who runs at a size, by the name of the row."""
+        filed = "files" in self.peers and shape in self.files and len(shape) == 2
+        # From file to file MONAI's window slides too: once is slow enough.
+        unasked = "window" if filed else "files"
         found = {}
-        for peer in CONTESTANTS:
-            wanted = peer in self.peers and (peer != "files" or shape in self.files)
-            for one in CONTESTANTS[peer] if wanted else ():
+        for peer in (p for p in CONTESTANTS if p in self.peers and p != unasked):
+            for one in CONTESTANTS[peer]:
                 if len(shape) in one.ndims:
                     levels = self.levels if one.by_level else [max(self.levels)]
                     found |= {row(one, k): (one, k) for k in levels}
@@ -118,7 +121,9 @@ def _seconds(
     return total
 
 
-def measure(plan: Plan, shape: tuple[int, ...], kept: Kept, folder: Path) -> Run | None:
+def measure(
+    plan: Plan, shape: tuple[int, ...], kept: Kept, folder: Path, deadline: float = math.inf
+) -> Run | None:
     """Time whoever is missing at a size; None if memory is too small."""
     left = plan.missing(shape, kept)
     case = Case(shape, plan.threads, folder)
@@ -142,7 +147,7 @@ def measure(plan: Plan, shape: tuple[int, ...], kept: Kept, folder: Path) -> Run
     repeated = {name: _times(job, calls[name]) for name, job in jobs.items()}
     repeated["rate"] = lambda: rates.append(matrix_rate(precision))
     with others_share() as others:
-        found = interleaved(repeated, plan.rounds(shape))
+        found = interleaved(repeated, plan.rounds(shape), deadline=deadline)
     del found["rate"]
     return Run(
         size=size_text(shape),
@@ -171,17 +176,25 @@ def run(plan: Plan, kept: Kept, out: Path | None) -> None:
     guess = estimate(plan, kept)
     if guess:
         each = ", ".join(f"{size} {seconds / 60:.1f}" for size, seconds in guess.items())
-        _say(f"about {sum(guess.values()) / 60:.0f} minutes ({each})")
+        total = sum(guess.values())
+        _say(f"about {total / 60:.0f} minutes ({each})")
+        if total > 60 * plan.minutes:
+            _say(f"there will be fewer rounds, for about {plan.minutes:g} minutes")
+    begin, done = time.perf_counter(), 0.0
     for shape in plan.sizes:
         if size_text(shape) not in guess:
             continue
         start = time.perf_counter()
+        done += guess[size_text(shape)]
+        # What one size leaves of its share is for the next ones.
+        deadline = begin + 60 * plan.minutes * done / sum(guess.values())
         with tempfile.TemporaryDirectory(prefix="unetpp-peers-") as folder:
-            found = measure(plan, shape, kept, Path(folder))
+            found = measure(plan, shape, kept, Path(folder), deadline)
         if found is not None:
             kept.runs.append(found)
             minutes = (time.perf_counter() - start) / 60
-            _say(f"{size_text(shape)}: {len(found.seconds)} rows in {minutes:.1f} minutes")
+            rows = len(found.seconds)
+            _say(f"{found.size}: {rows} rows, {found.rounds} rounds in {minutes:.1f} minutes")
         if out is not None:
             kept.write(out)
 
@@ -199,7 +212,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--levels", default="1,2,3,4", help="of ours and the same network's")
     parser.add_argument("--peers", default=",".join(CONTESTANTS), help="some of %(default)s")
     parser.add_argument("--repeats", type=int, default=5, help="rounds")
-    parser.add_argument("--large-repeats", type=int, default=2, help="rounds from a megapixel on")
+    parser.add_argument("--large-repeats", type=int, default=3, help="rounds from a megapixel on")
+    parser.add_argument("--minutes", type=float, default=12.0, help="in all: fewer rounds, but one")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--out", type=Path, help="keep the figures here; what it holds stays")
     parser.add_argument("--figure", type=Path, metavar="PNG", help="draw the table into this file")
@@ -228,7 +242,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         levels = sorted(int(k) for k in args.levels.split(","))
         plan = Plan(
             args.sizes, args.files, levels, [p for p in args.peers if not why[p]],
-            args.repeats, args.large_repeats, threads,
+            args.repeats, args.large_repeats, threads, args.minutes,
         )  # fmt: skip
         run(plan, kept, args.out)
         if args.figure:

@@ -71,6 +71,13 @@ def test_ratios_compare_within_a_round_and_rounds_turn_around(bench: SimpleNames
     assert str(found["b"]) == "1.000"
 
 
+def test_rounds_end_at_the_deadline_but_for_the_first(bench: SimpleNamespace) -> None:
+    jobs = {"a": lambda: None}
+    assert [len(bench.measure.interleaved(jobs, 4, deadline=end)["a"]) for end in (0.0, 1e12)] == [
+        1, 4
+    ]  # fmt: skip
+
+
 def test_peak_memory_is_that_of_the_job_and_its_result_comes_back(bench: SimpleNamespace) -> None:
     peak, result = bench.measure.peak_mib(lambda: np.ones(2**25, np.uint8).sum(dtype=np.int64))
     assert result == 2**25

@@ -139,13 +139,17 @@ def test_figures_are_within_a_round(bench: SimpleNamespace) -> None:
 def test_only_what_is_missing_is_measured(bench: SimpleNamespace) -> None:
     base, quick = "eager PyTorch, L4", "eager PyTorch, L1"
     kept = bench.peer_runs.Kept(MACHINE)
-    plan = bench.peers.Plan([(8, 8)], [(16, 16)], [1, 4], ["eager", "port", "files"], 5, 2, 1)
-    assert set(plan.missing((8, 8), kept)) == {base, quick, "style of the common ports"}
-    kept.runs.append(run_of(bench, "8x8", {base: [1.0], quick: [0.5]}))
+    plan = bench.peers.Plan(
+        [(8, 8)], [(16, 16)], [1, 4], ["eager", "port", "window", "files"], 5, 2, 1, 12.0
+    )
+    window = "MONAI, sliding window"
+    assert set(plan.missing((8, 8), kept)) == {base, quick, window, "style of the common ports"}
+    kept.runs.append(run_of(bench, "8x8", {base: [1.0], quick: [0.5], window: [2.0]}))
     assert set(plan.missing((8, 8), kept)) == {base, "style of the common ports"}
     kept.runs.append(run_of(bench, "8x8", {base: [1.0], "style of the common ports": [0.5]}))
     assert plan.missing((8, 8), kept) == {}
     assert "ours, file to file, L1" in plan.missing((16, 16), kept)
+    assert window not in plan.missing((16, 16), kept)  # it slides from file to file
     assert not any("file" in row for row in plan.rows((8, 8, 8)))
     assert (plan.rounds((8, 8)), plan.rounds((2048, 2048))) == (5, 2)
 
@@ -255,10 +259,10 @@ def test_peers_run_are_kept_and_drawn(
     assert found["absent"] == []
     (run,) = found["runs"]
     assert run["base"] == "eager PyTorch, L4"
-    assert len(run["seconds"]) == 3 * 2 + 2 + 1 + 2 + 1 + 1 + 1
+    assert len(run["seconds"]) == 3 * 2 + 2 + 2 + 1 + 2
     assert all(len(rounds) == 2 and min(rounds) > 0 for rounds in run["seconds"].values())
     assert run["work"]["ours, network, L1"] == pytest.approx(0.118, abs=0.001)
-    assert 1.0 < run["work"]["MONAI, sliding window"] < 1.3
+    assert 1.0 < run["work"]["MONAI sliding window, file to file"] < 1.3
     assert drawn.read_bytes().startswith(b"\x89PNG")
     monkeypatch.setattr(bench.peers, "measure", None)  # nothing is measured again
     assert bench.peers.main([*argv, "--peers", peers]) == 0
