@@ -51,7 +51,7 @@ def segment_command(
         A bundled name or the path of a model file.
     card : ModelCard
         Of that model; says what the defaults are.
-    level : int or "ensemble", optional
+    level : int, "ensemble" or "auto", optional
         Where to stop; the model's deepest if None.
     kind : {"labels", "probabilities", "instances"}
         What to write.

@@ -18,7 +18,7 @@ from napari_unetpp.engine.client import Engine
 from napari_unetpp.engine.protocol import EngineState, Finished, ModelReady
 from napari_unetpp.widget.column import Column
 from napari_unetpp.widget.command import segment_command
-from napari_unetpp.widget.figures import Figures
+from napari_unetpp.widget.figures import LEAST_FOR_AUTO, Figures
 from napari_unetpp.widget.live import Live
 from napari_unetpp.widget.models import ModelList
 from napari_unetpp.widget.notify import report_error
@@ -29,6 +29,7 @@ from napari_unetpp.widget.run import Run
 from napari_unetpp.widget.screen import camera_of
 from napari_unetpp.widget.selection import Selection
 from napari_unetpp.widget.settings import Preferences, read_preferences, watch_preferences
+from napari_unetpp.widget.stop_slider import AUTO
 from napari_unetpp.widget.teach_section import TeachSection
 
 if TYPE_CHECKING:
@@ -167,7 +168,7 @@ class UNetPPWidget(QWidget):
         self.runner.cancel()
 
     def level_up(self) -> None:
-        """Move the slider to the next deeper level."""
+        """Move the slider to the next deeper level, or from the deepest to "auto"."""
         self._move(1)
 
     def level_down(self) -> None:
@@ -177,11 +178,12 @@ class UNetPPWidget(QWidget):
     def _move(self, by: int) -> None:
         card = self.selection.card
         levels = sorted(card.levels_trained) if card is not None else [1, 2, 3, 4]
-        beyond = [k for k in levels if (k - self.panel.level) * by > 0]
+        stops = [*levels, AUTO] if len(levels) >= LEAST_FOR_AUTO else levels
+        beyond = [k for k in stops if (k - self.panel.level) * by > 0]
         if beyond:
-            level = min(beyond, key=lambda k: abs(k - self.panel.level))
-            self.panel.set_level(level)
-            self.panel.level_changed.emit(level)
+            stop = min(beyond, key=lambda k: abs(k - self.panel.level))
+            self.panel.set_level(stop)
+            self.panel.level_changed.emit(stop)
 
     def toggle(self) -> None:
         """Show or hide the results of the image."""
@@ -238,7 +240,7 @@ class UNetPPWidget(QWidget):
         selection, card = self.selection, self.selection.card
         if what == "model" and card is not None:
             self.figures.choose(card, selection.model)
-            if self.panel.level not in card.levels_trained:
+            if self.panel.level not in (*card.levels_trained, AUTO):  # AUTO if it has that
                 self.panel.set_level(max(card.levels_trained))
             self.panel.set_threshold(card.threshold)
             soft = card.network.activation == "softmax"

@@ -13,12 +13,16 @@ from typing import Any, Protocol
 
 from napari_unetpp.core.config import ModelCard
 from napari_unetpp.widget.figures_table import LevelFigures
+from napari_unetpp.widget.models import LevelFigure
 from napari_unetpp.widget.models import figures as figures_of_card
 
 Level = int | str
 
 LAST = 5
 """So many measurements are looked at."""
+
+LEAST_FOR_AUTO = 3
+"""With fewer levels "auto" would have none to choose from."""
 
 
 class FiguresPanel(Protocol):
@@ -57,7 +61,7 @@ class Figures:
 
         Parameters
         ----------
-        level : int or "ensemble"
+        level : int, "ensemble" or "auto"
             What was run.
         seconds : float
             From the start to this level.
@@ -71,8 +75,10 @@ class Figures:
         key = self._key if key is None else key
         rates = self._rates.setdefault((key, level), deque(maxlen=LAST))
         rates.append(seconds / megapixels)
-        # The best of the last few: the first one warms up, others meet a busy machine.
-        self._here.setdefault(key, {})[level] = min(rates)
+        # The best of the last few: the first one warms up, others meet a busy machine. What
+        # "auto" takes depends on the image: there it is the mean.
+        rate = sum(rates) / len(rates) if level == "auto" else min(rates)
+        self._here.setdefault(key, {})[level] = rate
         self._fill()
         for listener in self.listeners:
             listener()
@@ -97,11 +103,14 @@ class Figures:
 
     def estimate(self, level: Level, pixels: int) -> str:
         """Return about how long a run takes, in words; empty if nothing is known."""
-        rate = self.seconds_per_megapixel(level)
+        rate, most = self.seconds_per_megapixel(level), ""
+        if rate is None and level == "auto" and self.card is not None:
+            # Nobody knows how many tiles will go deep; hardly more than all of them costs it.
+            rate, most = self.seconds_per_megapixel(max(self.card.levels_trained)), "up to "
         if rate is None:
             return ""
         words = in_words(rate * pixels / 1e6)
-        return words if words.startswith("under") else f"about {words}"
+        return words if words.startswith("under") else f"{most}about {words}"
 
     def _fill(self) -> None:
         if self.card is None:
@@ -110,8 +119,10 @@ class Figures:
         shown: dict[Level, LevelFigures] = {}
         of_card = figures_of_card(self.card)
         levels: list[Level] = [*self.card.levels_trained, "ensemble"]
+        if len(self.card.levels_trained) >= LEAST_FOR_AUTO:
+            levels.append("auto")
         for level in levels:
-            told = of_card.get(level)
+            told = _auto_of(self.card) if level == "auto" else of_card.get(level)
             seconds = here.get(level, told.seconds if told else None)
             shown[level] = LevelFigures(
                 told.score if told else None,
@@ -120,8 +131,18 @@ class Figures:
                 level in here,
                 told.unit if told else "megapixel",
                 told.strokes if told else False,
+                level != "auto" or self.card.auto_tolerance is not None,
             )
         self.panel.set_levels(self.card.levels_trained, shown)
+
+
+def _auto_of(card: ModelCard) -> LevelFigure:
+    """Return what a card says of "auto", which few cards do, named as it names its levels."""
+    level = figures_of_card(card)[max(card.levels_trained)]
+    scores, name = card.scores.get("auto", {}), level.score_name.lower()
+    score = scores.get(f"{name}_per_image", scores.get(f"{name}_pooled"))
+    seconds = card.timings.get("auto", {}).get("seconds_per_megapixel")
+    return LevelFigure(score, level.score_name, seconds, level.unit)
 
 
 def in_words(seconds: float) -> str:

@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from napari_unetpp.widget.level_words import level_name
+
 Unit = Literal["megapixel", "megavoxel"]
 
 UNKNOWN = "–"
@@ -33,6 +35,8 @@ class LevelFigures:
         What the time is for.
     strokes : bool
         The score is of strokes that were held out, and not of whole images.
+    calibrated : bool
+        Of "auto": its tolerance was calibrated on held-out images, and is no guess.
     """
 
     score: float | None = None
@@ -41,6 +45,7 @@ class LevelFigures:
     measured: bool = False
     unit: Unit = "megapixel"
     strokes: bool = False
+    calibrated: bool = True
 
 
 @dataclass(frozen=True)
@@ -114,25 +119,27 @@ def _where(known: Sequence[LevelFigures]) -> tuple[str, str, bool]:
 
 
 def table(
-    levels: Sequence[int], trained: Sequence[int], figures: Mapping[int | str, LevelFigures]
+    levels: Sequence[int | str],
+    trained: Sequence[int | str],
+    figures: Mapping[int | str, LevelFigures],
 ) -> tuple[Row, Row]:
     """Return the row of the scores and the row of the times.
 
     Parameters
     ----------
-    levels : sequence of int
+    levels : sequence of int or "auto"
         The stops of the slider.
-    trained : sequence of int
+    trained : sequence of int or "auto"
         Those that the model has.
-    figures : mapping of int or "ensemble" to LevelFigures
+    figures : mapping of int, "ensemble" or "auto" to LevelFigures
         What is known.
     """
     known = [figures[level] for level in levels if level in figures and level in trained]
     name = next((f.score_name for f in known if f.score is not None), "score")
     unit: Unit = next((f.unit for f in known), "megapixel")
     scored = any(f.score is not None for f in known)
-    scores = tuple(_score_cell(f"L{k}", figures.get(k), k in trained) for k in levels)
-    times = tuple(_time_cell(f"L{k}", figures.get(k), k in trained) for k in levels)
+    scores = tuple(_score_cell(level_name(k), figures.get(k), k in trained) for k in levels)
+    times = tuple(_time_cell(level_name(k), figures.get(k), k in trained) for k in levels)
     held_out = ("held out", "On images that the model never saw in training.")
     if any(f.strokes for f in known):
         held_out = ("strokes", "On those of your strokes that were held out.")

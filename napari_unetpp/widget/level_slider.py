@@ -1,6 +1,7 @@
-"""The level slider: four stops with their names, scores and times under each other.
+"""The level slider: stops with their names, scores and times under each other.
 
-A view: it shows what it is told and says what a person chose. It knows no model and no engine.
+Four levels, and "auto" where the figures name it. A view: it shows what it is told and says what a
+person chose. It knows no model and no engine.
 """
 
 from __future__ import annotations
@@ -13,16 +14,26 @@ from qtpy.QtWidgets import QGridLayout, QSizePolicy, QWidget
 
 from napari_unetpp.widget.figures_table import LevelFigures, Row, table
 from napari_unetpp.widget.labels import TextLabel, tip
-from napari_unetpp.widget.stop_slider import LEVELS, StopSlider
+from napari_unetpp.widget.level_words import level_name
+from napari_unetpp.widget.stop_slider import AUTO, LEVELS, STOPS, StopSlider, level_at
 
 _SLIDER_TIP = (
     "How deep the network goes: L1 is there at once, L4 is best. "
     "A level that is already computed is shown without computing."
 )
+_AUTO = "auto: each tile at the level it needs"
+_AUTO_TIP = (
+    "Each tile runs at the first two levels, and at the deepest one where these disagree more "
+    "than the model's tolerance allows."
+)
+_UNCALIBRATED = (
+    "The model's card has no tolerance for auto, so a careful one is used; it was not calibrated "
+    "on images of this kind."
+)
 
 
 class _Track(QWidget):
-    """Holds the slider so that its stops lie under the middles of four equal columns."""
+    """Holds the slider so that its stops lie under the middles of equal columns."""
 
     def __init__(self, slider: StopSlider) -> None:
         super().__init__()
@@ -37,10 +48,15 @@ class _Track(QWidget):
         return QSize(96, self._slider.sizeHint().height())
 
     def resizeEvent(self, event: QResizeEvent | None) -> None:
-        column = self.width() / len(LEVELS)
+        self.arrange()
+
+    def arrange(self) -> None:
+        """Put the slider's stops under the middles of as many columns."""
+        count = len(self._slider.stops)
+        column = self.width() / count
         handle = self._slider.handle_width()
         left = round(column / 2 - handle / 2)
-        width = round((len(LEVELS) - 1) * column + handle)
+        width = round((count - 1) * column + handle)
         self._slider.setGeometry(left, 0, width, self.height())
 
 
@@ -55,12 +71,12 @@ class _StopName(TextLabel):
 
 
 class LevelSlider(QWidget):
-    """Four stops with their names, and under each its score and its time.
+    """Four stops and "auto" with their names, and under each its score and its time.
 
     Attributes
     ----------
     slider : StopSlider
-        The slider itself, values 1 to 4, objectName ``level_slider``.
+        The slider itself, values 1 to 4 and AUTO, objectName ``level_slider``.
     """
 
     level_changed = Signal(int)
@@ -72,18 +88,22 @@ class LevelSlider(QWidget):
         self.slider.setObjectName("level_slider")
         self.slider.setAccessibleName("Level")
         self.slider.settled.connect(self._settled)
-        self._names = {level: _StopName(f"L{level}") for level in LEVELS}
+        self._names = {stop: _StopName(level_name(level_at(stop))) for stop in STOPS}
+        self._track = _Track(self.slider)
+        self._hint = TextLabel(muted=True)
+        self._hint.setObjectName("auto_hint")
+        self._calibrated = True
         self._rows = [self._make_row() for _ in range(2)]
         self._build()
         self.set_levels(LEVELS, {})
 
     @property
     def level(self) -> int:
-        """The level that is chosen, 1 to 4."""
+        """The stop that is chosen: a level, 1 to 4, or AUTO."""
         return self.slider.value()
 
     def set_level(self, level: int) -> None:
-        """Choose a level without a signal; one that was not trained becomes the nearest."""
+        """Choose a stop without a signal; one that is not there becomes the nearest."""
         self._quiet = True
         try:
             self.slider.setValue(self.slider.nearest(level))
@@ -93,21 +113,24 @@ class LevelSlider(QWidget):
     def set_levels(
         self, trained: tuple[int, ...], figures: Mapping[int | str, LevelFigures]
     ) -> None:
-        """Show which levels there are, and what they are worth and cost; no signal."""
+        """Show which levels there are, and what they are worth and cost; no signal.
+
+        "auto" is a stop where it is among the figures.
+        """
+        auto = figures.get("auto")
+        self._calibrated = auto is None or auto.calibrated
         self._quiet = True
         try:
-            self.slider.set_trained(trained)
+            self.slider.set_trained((*trained, *([AUTO] if auto is not None else [])))
         finally:
             self._quiet = False
-        for level, name in self._names.items():
-            there = level in self.slider.trained
-            name.setEnabled(there)
-            text = f"Go to L{level}." if there else f"L{level} was not trained in this model."
-            name.show_text(f"L{level}", text)
-        for labels, row in zip(
-            self._rows, table(LEVELS, self.slider.trained, figures), strict=True
-        ):
+        for stop, name in self._names.items():
+            self._show_name(stop, name)
+        levels = [level_at(stop) for stop in STOPS]
+        there = [level_at(stop) for stop in self.slider.trained]
+        for labels, row in zip(self._rows, table(levels, there, figures), strict=True):
             self._show_row(labels, row)
+        self._show_auto(auto is not None)
         self._mark()
 
     def set_available(self, available: bool, reason: str = "") -> None:
@@ -117,33 +140,52 @@ class LevelSlider(QWidget):
         self._mark()
 
     def _build(self) -> None:
-        grid = QGridLayout(self)
+        self._grid = grid = QGridLayout(self)
         grid.setContentsMargins(0, 0, 0, 0)
         grid.setHorizontalSpacing(2)
         grid.setVerticalSpacing(1)
         middle = Qt.AlignmentFlag.AlignCenter
-        for column, level in enumerate(LEVELS, start=1):
-            grid.setColumnStretch(column, 1)
-            name = self._names[level]
+        for stop, name in self._names.items():
+            grid.setColumnStretch(stop, 1)
             name.setAlignment(middle)
             name.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
-            name.clicked.connect(lambda level=level: self._clicked(level))
-            grid.addWidget(name, 0, column)
-        ends = TextLabel("fast", muted=True), TextLabel("best", muted=True)
-        grid.addWidget(ends[0], 1, 0)
-        grid.addWidget(_Track(self.slider), 1, 1, 1, len(LEVELS))
-        grid.addWidget(ends[1], 1, 5)
+            name.clicked.connect(lambda stop=stop: self._clicked(stop))
+            grid.addWidget(name, 0, stop)
+        self._ends = TextLabel("fast", muted=True), TextLabel("best", muted=True)
+        grid.addWidget(self._ends[0], 1, 0)
+        grid.addWidget(self._track, 1, 1, 1, len(STOPS))
+        grid.addWidget(self._ends[1], 1, AUTO + 1)
         for line, labels in enumerate(self._rows, start=2):
             for column, label in enumerate(labels):
                 if 0 < column < len(labels) - 1:
                     label.setAlignment(middle)
                     label.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
                 grid.addWidget(label, line, column)
+        grid.addWidget(self._hint, 2 + len(self._rows), 0, 1, AUTO + 2)
         self.slider.setToolTip(tip(_SLIDER_TIP))
 
     @staticmethod
     def _make_row() -> list[TextLabel]:
-        return [TextLabel() for _ in range(len(LEVELS) + 2)]
+        return [TextLabel() for _ in range(len(STOPS) + 2)]
+
+    def _show_name(self, stop: int, label: TextLabel) -> None:
+        there, level = stop in self.slider.trained, level_name(level_at(stop))
+        label.setEnabled(there)
+        text = f"Go to {level}." if there else f"{level} was not trained in this model."
+        if stop == AUTO:
+            text = _AUTO_TIP if self._calibrated else f"{_AUTO_TIP} {_UNCALIBRATED}"
+        label.show_text(level, text)
+
+    def _show_auto(self, there: bool) -> None:
+        """Show the column of "auto" and the line about it, or neither."""
+        for label in (self._names[AUTO], *(row[AUTO] for row in self._rows), self._hint):
+            label.setVisible(there)
+        self._grid.setColumnStretch(AUTO, 1 if there else 0)
+        # Beyond the last level is no better one then.
+        self._ends[1].show_text("" if there else "best")
+        self._grid.removeWidget(self._track)
+        self._grid.addWidget(self._track, 1, 1, 1, len(self.slider.stops))
+        self._track.arrange()
 
     @staticmethod
     def _show_row(labels: list[TextLabel], row: Row) -> None:
@@ -155,10 +197,10 @@ class LevelSlider(QWidget):
         labels[-1].show_text(row.note, row.note_tooltip)
         labels[-1].set_muted(row.note_muted)
 
-    def _clicked(self, level: int) -> None:
-        if self.slider.isEnabled() and level in self.slider.trained:
+    def _clicked(self, stop: int) -> None:
+        if self.slider.isEnabled() and stop in self.slider.trained:
             self.slider.setFocus(Qt.FocusReason.MouseFocusReason)
-            self.slider.setValue(level)
+            self.slider.setValue(stop)
 
     def _settled(self, level: int) -> None:
         self._mark()
@@ -166,11 +208,18 @@ class LevelSlider(QWidget):
             self.level_changed.emit(level)
 
     def _mark(self) -> None:
-        """Set the chosen stop's column in bold."""
-        self.slider.setAccessibleDescription(f"L{self.level}")
-        for column, (level, name) in enumerate(self._names.items(), start=1):
-            chosen = level == self.level and self.slider.isEnabled()
-            for label in (name, *(row[column] for row in self._rows)):
+        """Set the chosen stop's column in bold, and say what "auto" is where it is chosen."""
+        chosen = self.level if self.slider.isEnabled() else None
+        self.slider.setAccessibleDescription(level_name(level_at(self.level)))
+        for stop, name in self._names.items():
+            for label in (name, *(row[stop] for row in self._rows)):
                 font = label.font()
-                font.setBold(chosen)
+                font.setBold(stop == chosen)
                 label.setFont(font)
+        auto = chosen == AUTO
+        text = _AUTO + ("" if self._calibrated else " (not calibrated)")
+        last = level_name(max((s for s in self.slider.trained if s != AUTO), default=LEVELS[-1]))
+        self._hint.show_text(
+            text if auto else f"{last} is best; auto goes that deep only where needed",
+            "" if auto and self._calibrated else (_UNCALIBRATED if auto else _AUTO_TIP),
+        )

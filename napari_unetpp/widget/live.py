@@ -23,11 +23,13 @@ from napari_unetpp.engine.client import Engine
 from napari_unetpp.engine.job import Job
 from napari_unetpp.engine.protocol import Finished, Level, LevelReady, Noted, ViewRequest
 from napari_unetpp.widget.figures import Figures
+from napari_unetpp.widget.level_words import level_name
 from napari_unetpp.widget.output import OutputLayers, Provenance
 from napari_unetpp.widget.panel import Panel
 from napari_unetpp.widget.relay import Relay
 from napari_unetpp.widget.screen import OnScreen, camera_of, on_screen
 from napari_unetpp.widget.selection import Selection
+from napari_unetpp.widget.stop_slider import level_at
 
 if TYPE_CHECKING:
     import napari
@@ -49,6 +51,7 @@ class _View:
     layer: Any
     card: ModelCard
     levels: dict[Level, NDArray[np.float32]] = field(default_factory=dict)
+    tiles: str = ""  # how many came to which level, at "auto"
     objects: dict[tuple[Any, ...], NDArray[np.int32]] = field(default_factory=dict)
     shown: tuple[Any, ...] = ()
 
@@ -190,7 +193,7 @@ class Live:
     @property
     def target(self) -> Level:
         """The level to go to."""
-        return "ensemble" if self.panel.ensemble else self.panel.level
+        return "ensemble" if self.panel.ensemble else level_at(self.panel.level)
 
     def update(self) -> None:
         """Ask for what is on screen, as far as it is not known."""
@@ -244,6 +247,8 @@ class Live:
         trained = sorted(view.card.levels_trained)
         if self.target == "ensemble":
             wanted: list[Level] = [*trained, "ensemble"]
+        elif self.target == "auto":
+            wanted = [trained[0], "auto"]
         else:
             wanted = [k for k in trained if k <= int(self.target)]
         return [k for k in wanted if k not in view.levels]
@@ -258,6 +263,8 @@ class Live:
             self._average(view)
             self.figures.measured(event.level, event.seconds, view.megapixels)
             self._show()
+        elif isinstance(event, Noted) and event.code == "auto-tiles":
+            view.tiles = event.message
         elif isinstance(event, Noted):
             self.panel.set_status(event.message, "info")
         elif isinstance(event, Finished):
@@ -284,7 +291,7 @@ class Live:
             return None
         if self.target in view.levels:
             return self.target
-        limit = math.inf if self.target == "ensemble" else int(self.target)
+        limit = self.target if isinstance(self.target, int) else math.inf
         known = [k for k in _whole(view.levels) if k <= limit]
         return max(known, default=None)
 
@@ -328,11 +335,11 @@ class Live:
         view = self.view
         if view is None:
             return
-        name = level if level == "ensemble" else f"L{level}"
-        parts = [f"live: {name}"]
+        parts = [f"live: {level_name(level)}"]
+        if level == "auto":
+            parts[0] += f" ({view.tiles})"
         if self._wanted(view) and self.job is not None:
-            goal = self.target if self.target == "ensemble" else f"L{self.target}"
-            parts.append(f"on the way to {goal}")
+            parts.append(f"on the way to {level_name(self.target)}")
         if max(view.screen.downsampling, default=1.0) > 1.01:
             parts.append(f"at 1/{max(view.screen.downsampling):.3g} of full resolution")
         if view.screen.clipped:

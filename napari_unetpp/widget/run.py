@@ -21,12 +21,14 @@ from napari_unetpp.engine.client import Engine
 from napari_unetpp.engine.job import Job
 from napari_unetpp.engine.protocol import Finished, Level, Noted, Progress, RunRequest, Written
 from napari_unetpp.widget.figures import Figures, in_words
+from napari_unetpp.widget.level_words import level_name, tiles_by_level
 from napari_unetpp.widget.notify import report_error
 from napari_unetpp.widget.output import OutputLayers, Provenance
 from napari_unetpp.widget.panel import Panel
 from napari_unetpp.widget.relay import Relay
 from napari_unetpp.widget.screen import on_screen, run_region, slice_region
 from napari_unetpp.widget.selection import Selection
+from napari_unetpp.widget.stop_slider import level_at
 
 if TYPE_CHECKING:
     import napari
@@ -89,7 +91,7 @@ class Run:
     @property
     def level(self) -> Level:
         """The level to run at."""
-        return "ensemble" if self.panel.ensemble else self.panel.level
+        return "ensemble" if self.panel.ensemble else level_at(self.panel.level)
 
     def problem(self) -> str:
         """Return why nothing can be run, in one sentence; empty if something can."""
@@ -236,11 +238,11 @@ class Run:
             return
         self._told = now
         self.panel.set_progress(event.done, event.total)
-        name = event.level if event.level == "ensemble" else f"L{event.level}"
         spent = time.monotonic() - self._began
         left = spent / event.done * (event.total - event.done) if event.done else 0.0
         self.panel.set_status(
-            f"tile {event.done} of {event.total}, {name}, {in_words(left)} left", "busy"
+            f"tile {event.done} of {event.total}, {level_name(event.level)}, {in_words(left)} left",
+            "busy",
         )
         if self._bar is not None:
             self._bar.total = event.total
@@ -260,10 +262,11 @@ class Run:
             self.figures.measured(
                 result["level"], result["seconds"], result["megapixels"], self._model
             )
-            name = result["level"] if result["level"] == "ensemble" else f"L{result['level']}"
+            tiles = tiles_by_level(result.get("tiles_by_level", {}))
             panel.set_status(
-                f"done: {WORDS[result['kind']]} at {name} in {in_words(result['seconds'])} on "
-                f"{result['device']} ({result['precision']}).{notes}",
+                f"done: {WORDS[result['kind']]} at {level_name(result['level'])} in "
+                f"{in_words(result['seconds'])} on {result['device']} ({result['precision']})"
+                f"{tiles and f'; {tiles}'}.{notes}",
                 "info",
             )
         elif event.state == "cancelled":

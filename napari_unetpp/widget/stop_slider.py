@@ -1,4 +1,4 @@
-"""A slider that knows four stops and rests on those that a model was trained for.
+"""A slider that knows four levels and "auto", and rests on those that a model has.
 
 Knows Qt alone.
 """
@@ -14,14 +14,23 @@ from qtpy.QtWidgets import QAbstractSlider, QSlider, QStyle, QStyleOptionSlider
 from napari_unetpp.widget.labels import fade_when_off
 
 LEVELS = (1, 2, 3, 4)
+AUTO = 5
+"""The stop after the last level: each tile at the level that it needs."""
+
+STOPS = (*LEVELS, AUTO)
 
 _Action = QAbstractSlider.SliderAction
 _BACKWARDS: tuple[Any, ...] = (_Action.SliderSingleStepSub.value, _Action.SliderPageStepSub.value)
 _FORWARDS: tuple[Any, ...] = (_Action.SliderSingleStepAdd.value, _Action.SliderPageStepAdd.value)
 
 
+def level_at(stop: int) -> int | str:
+    """Return the level that a stop of the slider stands for: 1 to 4, or "auto"."""
+    return "auto" if stop == AUTO else stop
+
+
 class StopSlider(QSlider):
-    """A slider with the stops 1 to 4 that rests on trained levels only.
+    """A slider with the stops 1 to 4, and one for "auto", that rests on trained levels only.
 
     A click goes to the nearest stop. A value that was not trained becomes the nearest one that
     was, wherever it came from, and ``settled`` fires once for each level that it comes to rest on.
@@ -46,17 +55,24 @@ class StopSlider(QSlider):
 
     @property
     def trained(self) -> tuple[int, ...]:
-        """The levels that it may rest on."""
+        """The stops that it may rest on; AUTO is the last of them where there is that."""
         return self._trained
+
+    @property
+    def stops(self) -> tuple[int, ...]:
+        """All stops that it shows, whether the model has them or not."""
+        return STOPS if self.maximum() == AUTO else LEVELS
 
     def set_trained(self, trained: tuple[int, ...]) -> None:
         """Say which stops there are; the value moves to the nearest of them."""
         self._trained = tuple(sorted(trained)) or LEVELS
-        self.setValue(self.nearest(self.value()))
+        value = self.nearest(self.value())
+        self.setMaximum(AUTO if AUTO in self._trained else LEVELS[-1])
+        self.setValue(value)
         self.update()
 
     def nearest(self, value: int) -> int:
-        """Return the trained level that is nearest; the cheaper one of two."""
+        """Return the stop that is nearest of those there are; the cheaper one of two."""
         return min(self._trained, key=lambda level: (abs(level - value), level))
 
     def stop_x(self, level: int) -> float:
@@ -103,7 +119,7 @@ class StopSlider(QSlider):
         painter = QPainter(self)
         colour = self.palette().color(QPalette.ColorRole.WindowText)
         bottom = self.height() - 1
-        for level in LEVELS:
+        for level in self.stops:
             painter.setOpacity(0.7 if level in self._trained else 0.25)
             painter.setPen(QPen(colour, 1))
             x = round(self.stop_x(level))
@@ -117,9 +133,10 @@ class StopSlider(QSlider):
         )
 
     def _go(self, position: QPoint) -> None:
-        first, last = self.stop_x(LEVELS[0]), self.stop_x(LEVELS[-1])
+        lowest, highest = self.stops[0], self.stops[-1]
+        first, last = self.stop_x(lowest), self.stop_x(highest)
         share = (position.x() - first) / max(1.0, last - first)
-        stop = LEVELS[0] + round(share * (LEVELS[-1] - LEVELS[0]))
+        stop = lowest + round(share * (highest - lowest))
         self.setValue(self.nearest(stop))
 
     def _adjust(self, action: int) -> None:
