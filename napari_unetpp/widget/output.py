@@ -21,11 +21,12 @@ from napari_unetpp.core.data.image import Image
 from napari_unetpp.core.errors import InputError
 from napari_unetpp.core.run.results import output_axes
 from napari_unetpp.widget.appearance import layer_looks, layer_names
-from napari_unetpp.widget.frame import Frame, add_quietly, one_refresh, place_layer, tell, told_of
+from napari_unetpp.widget.frame import Frame, add_quietly, tell, told_of
 from napari_unetpp.widget.layer_image import level_data
 from napari_unetpp.widget.provenance import KEY, Provenance
 from napari_unetpp.widget.redraw import Redraw
 from napari_unetpp.widget.result import Result, at_sliders, channels_of
+from napari_unetpp.widget.result_layers import new_layers, unwatch, update_layer, watch
 from napari_unetpp.widget.screen import OnScreen
 from napari_unetpp.widget.storage import MEMORY_LIMIT, Sink, make_arrays
 
@@ -301,45 +302,21 @@ class OutputLayers:
         """Make a result's layers, or bring them up to date with its arrays."""
         names = layer_names(result.image.name, card, result.kind, live=result.live)
         if not result.layers:
-            self._add(result, card, placing, told, names)
+            made = new_layers(result.kind, result.arrays, names, card, placing, told)
+            for layer in made:
+                watch(layer, self._touched)
+                result.layers.append(layer)
+                add_quietly(self.viewer, layer)
             return
         old = layer_names(result.image.name, result.card, result.kind, live=result.live)
         looks = layer_looks(card, result.kind) if restyle else [{}] * len(names)
         result.card = card
+        parts = zip(result.layers, result.arrays, looks, old, names, strict=True)
         with self._own_writing():
-            for k, (layer, array) in enumerate(zip(result.layers, result.arrays, strict=True)):
-                with one_refresh(layer):
-                    if layer.data is not array:
-                        layer.data = array
-                    place_layer(layer, placing)
-                    for name, value in looks[k].items():
-                        if name != "visible":
-                            setattr(layer, name, value)
-                if layer.name.startswith(old[k]):
-                    layer.name = names[k]
-                tell(layer, told)
-
-    def _add(
-        self,
-        result: Result,
-        card: ModelCard,
-        placing: dict[str, Any],
-        told: dict[str, Any],
-        names: list[str],
-    ) -> None:
-        from napari.layers import Image as ImageLayer
-        from napari.layers import Labels
-
-        make = ImageLayer if result.kind == "probabilities" else Labels
-        looks = layer_looks(card, result.kind)
-        for array, name, look in zip(result.arrays, names, looks, strict=True):
-            metadata = {KEY: dict(told)}
-            layer = make(array, name=name, metadata=metadata, **placing, **look)
-            for event in ("data", "paint", "labels_update"):
-                if event in layer.events.emitters:
-                    layer.events.emitters[event].connect(self._touched)
-            result.layers.append(layer)
-            add_quietly(self.viewer, layer)
+            for layer, array, look, before, name in parts:
+                update_layer(layer, array, placing, told, look)
+                if layer.name.startswith(before):
+                    layer.name = name
 
     def _own(self, image: Any, kind: str, *, live: bool) -> Result | None:
         for r in self._results:
@@ -364,9 +341,7 @@ class OutputLayers:
         """Own a result no longer: its layers are the user's."""
         for layer in result.layers:
             layer.editable = True
-            for event in ("data", "paint", "labels_update"):
-                if event in layer.events.emitters:
-                    layer.events.emitters[event].disconnect(self._touched)
+            unwatch(layer, self._touched)
         if result in self._results:
             self._results.remove(result)
         self._redraw.forget(result)
