@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import slicer
 
 from UNetPPLib import Painted, Regions, Segments, Volumes
+from UNetPPLib.History import History
 from UNetPPLib.Segmenting import Level, SegmentOptions, SegmentTask
 from UNetPPLib.Session import Session, shared_session
 from UNetPPLib.Teaching import SuggestTask, TuneOptions, TuneTask
@@ -35,7 +36,7 @@ class UNetPPLogic:
 
     def __init__(self, session: Session | None = None) -> None:
         self.session = session or shared_session()
-        self.history = Segments.History()
+        self.history = History()
 
     def segment(
         self,

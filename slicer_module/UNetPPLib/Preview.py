@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import slicer
 
-from UNetPPLib import Segments, Volumes
+from UNetPPLib import Predictions, Volumes
 from UNetPPLib.Segmenting import Level, level_name
 from UNetPPLib.Tasks import sentences
 
@@ -191,7 +191,7 @@ class Preview:
         node = self._made()
         assert self._region is not None
         start = tuple(span[0] for span in self._region)
-        Segments.put_labels(node, volume, labels, start, card)
+        Predictions.put_labels(node, volume, labels, start, card)
         self.shown = level
         self._told()
 

@@ -13,10 +13,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from UNetPPLib import Segments, Volumes
+from UNetPPLib import Predictions, Segments, Volumes
 from UNetPPLib.Tasks import Task
 
 if TYPE_CHECKING:
+    from UNetPPLib.History import History
     from UNetPPLib.Regions import Region
     from UNetPPLib.Session import Session
 
@@ -63,7 +64,7 @@ class SegmentTask(Task):
         volume: Any,
         segmentation: Any,
         options: SegmentOptions,
-        history: Segments.History,
+        history: History,
     ) -> None:
         import numpy as np
 
@@ -133,7 +134,7 @@ class SegmentTask(Task):
             saved = True
 
         try:
-            written = Segments.write(
+            written = Predictions.write(
                 self.segmentation,
                 self.volume,
                 self._labels,

@@ -1,51 +1,24 @@
-"""Predictions as segments: one class a segment, and nobody else's voxels touched.
+"""Segments as arrays, and whose they are.
 
 A segment of ours carries tags: model, class, level and what its voxels were when they were
-written. One that the user has changed since, or is painting in, is the user's, and the next
-prediction goes beside it. Knows MRML and arrays; no engine, no window.
+written. One that the user has changed since, or is painting in, is the user's. Knows MRML and
+arrays; no engine, no window.
 """
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import slicer
 
-from UNetPPLib import Terminology
 from UNetPPLib.Volumes import image_array, oriented_image, refusal
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from napari_unetpp.core.config import ModelCard
-    from UNetPPLib.Regions import Region
-
 CLASS, MODEL, PRINT = "UNetPP.class", "UNetPP.model", "UNetPP.fingerprint"
-_SURFACE = "Closed surface"
-
-
-@dataclass(frozen=True)
-class Written:
-    """What a prediction changed.
-
-    Attributes
-    ----------
-    segments : mapping of str to str
-        Class name to segment id.
-    voxels : mapping of str to int
-        Class name to voxels of the segment.
-    notes : tuple of str
-        Sentences that the user should read.
-    """
-
-    segments: Mapping[str, str]
-    voxels: Mapping[str, int]
-    notes: tuple[str, ...] = ()
 
 
 def problem_of(segmentation: Any, volume: Any) -> str:
@@ -79,134 +52,6 @@ def make_ready(segmentation: Any, volume: Any) -> None:
         segmentation.SetAndObserveTransformNodeID(volume.GetTransformNodeID())
 
 
-def write(
-    segmentation: Any,
-    volume: Any,
-    labels: NDArray[Any],
-    card: ModelCard,
-    *,
-    region: Region | None = None,
-    protect: bool = True,
-    tags: Mapping[str, str] | None = None,
-    before: Callable[[], None] | None = None,
-) -> Written:
-    """Write labels into a segmentation, one segment a class.
-
-    Parameters
-    ----------
-    segmentation : vtkMRMLSegmentationNode
-        Gets the segments.
-    volume : vtkMRMLVolumeNode
-        Whose grid the labels are on.
-    labels : ndarray of int, (Z, Y, X)
-        Of the whole volume: 0 background, k the card's k-th class.
-    card : ModelCard
-        Names, colours and the model's name.
-    region : tuple of (int, int), optional
-        What was predicted; segments of ours stay as they are outside of it.
-    protect : bool
-        Voxels of other segments stay theirs alone. Otherwise the prediction takes them away,
-        but from a segment that is being painted.
-    tags : mapping of str to str, optional
-        Provenance, kept with each segment.
-    before : callable, optional
-        Called once before the first change, for an undo step.
-
-    Returns
-    -------
-    Written
-        What it became.
-
-    Raises
-    ------
-    InputError
-        If the segmentation cannot take it.
-    """
-    import numpy as np
-
-    problem = problem_of(segmentation, volume)
-    if problem:
-        raise refusal(problem)
-    inside = segmentation.GetSegmentation()
-    if before is not None:
-        before()
-    make_ready(segmentation, volume)
-    spot = tuple(slice(*span) for span in region) if region else (slice(None),) * 3
-    names = [c.name for c in card.classes]
-    targets = {name: _target(segmentation, name) for name in names}
-    ours = {i for i in targets.values() if i}
-    others = [i for i in ids_of(segmentation) if i not in ours]
-    notes: list[str] = []
-    part = np.asarray(labels[spot])
-    if protect:
-        held = _union(segmentation, others, volume)
-        if held is not None:
-            taken = (part > 0) & held[spot]
-            if taken.any():
-                part = np.where(taken, 0, part)
-                notes.append(
-                    f"{int(taken.sum())} voxels belong to other segments and were left to them"
-                )
-    segments: dict[str, str] = {}
-    voxels: dict[str, int] = {}
-    with _surfaces_kept(segmentation):
-        for value, info in enumerate(card.classes, start=1):
-            mask = part == value
-            if region is not None:
-                old = targets[info.name]
-                whole = (
-                    segment_array(segmentation, old, volume)
-                    if old
-                    else np.zeros(labels.shape, bool)
-                )
-                whole[spot] = mask
-                mask = whole
-            found = targets[info.name] or _new_segment(segmentation, info, notes)
-            _put(segmentation, found, volume, mask)
-            for key, text in {CLASS: info.name, MODEL: card.name, **(tags or {})}.items():
-                inside.GetSegment(found).SetTag(key, text)
-            segments[info.name], voxels[info.name] = found, int(np.count_nonzero(mask))
-        if not protect:
-            notes += _take_away(segmentation, volume, part > 0, spot, others)
-        for found in segments.values():
-            inside.GetSegment(found).SetTag(PRINT, fingerprint(segmentation, found))
-    return Written(segments, voxels, tuple(notes))
-
-
-def put_labels(
-    segmentation: Any, volume: Any, labels: NDArray[Any], start: tuple[int, ...], card: ModelCard
-) -> None:
-    """Show a block of labels in a segmentation that holds nothing else.
-
-    Parameters
-    ----------
-    segmentation : vtkMRMLSegmentationNode
-        Its segments' ids are the class names.
-    volume : vtkMRMLVolumeNode
-        Whose grid the block lies on.
-    labels : ndarray of int, (Z, Y, X)
-        0 background, k the card's k-th class.
-    start : tuple of int
-        Where the block begins in the volume, (Z, Y, X).
-    card : ModelCard
-        Names and colours.
-    """
-    inside = segmentation.GetSegmentation()
-    names = [c.name for c in card.classes]
-    modified = segmentation.StartModify()
-    try:
-        for found in ids_of(segmentation):
-            if found not in names:
-                inside.RemoveSegment(found)
-        for value, info in enumerate(card.classes, start=1):
-            if inside.GetSegment(info.name) is None:
-                inside.AddEmptySegment(info.name, info.name)
-                inside.GetSegment(info.name).SetColor(*colour_of(info))
-            _put(segmentation, info.name, volume, labels == value, start)
-    finally:
-        segmentation.EndModify(modified)
-
-
 def colour_of(info: Any) -> tuple[float, float, float]:
     """Return the colour of a class as VTK has colours, 0 to 1."""
     digits = info.color.lstrip("#")
@@ -237,19 +82,6 @@ def is_prediction(segmentation: Any, segment_id: str) -> bool:
     """Return whether a segment is a prediction that nobody has changed since."""
     written = tag_of(segmentation, segment_id, PRINT)
     return bool(written) and written == fingerprint(segmentation, segment_id)
-
-
-def add_segment(
-    segmentation: Any, volume: Any, name: str, colour: str, mask: NDArray[np.bool_]
-) -> str:
-    """Add a segment that is not a prediction; return its id."""
-    from napari_unetpp.core.config import ClassInfo
-
-    inside = segmentation.GetSegmentation()
-    found = str(inside.AddEmptySegment("", name))
-    inside.GetSegment(found).SetColor(*colour_of(ClassInfo(name, colour)))
-    _put(segmentation, found, volume, mask)
-    return found
 
 
 def being_painted(segmentation: Any, segment_id: str) -> bool:
@@ -306,6 +138,40 @@ def segment_array(segmentation: Any, segment_id: str, volume: Any) -> NDArray[np
     return found
 
 
+def add_segment(
+    segmentation: Any, volume: Any, name: str, colour: str, mask: NDArray[np.bool_]
+) -> str:
+    """Add a segment that is not a prediction; return its id."""
+    from napari_unetpp.core.config import ClassInfo
+
+    inside = segmentation.GetSegmentation()
+    found = str(inside.AddEmptySegment("", name))
+    inside.GetSegment(found).SetColor(*colour_of(ClassInfo(name, colour)))
+    put(segmentation, found, volume, mask)
+    return found
+
+
+def put(
+    segmentation: Any,
+    segment_id: str,
+    volume: Any,
+    mask: NDArray[np.bool_],
+    start: tuple[int, ...] = (0, 0, 0),
+) -> None:
+    """Replace the voxels of one segment, whoever else lies in its layer."""
+    import numpy as np
+
+    spans = bounding_box(mask)
+    logic = slicer.vtkSlicerSegmentationsModuleLogic
+    if spans is None:
+        image = oriented_image(volume, np.zeros((1, 1, 1), np.uint8))
+    else:
+        z, y, x = (span.start + first for span, first in zip(spans, start, strict=True))
+        image = oriented_image(volume, mask[spans], (z, y, x))
+    if not logic.SetBinaryLabelmapToSegment(image, segmentation, segment_id, logic.MODE_REPLACE):
+        raise refusal(f"Slicer refused the voxels of segment {segment_id}; see its error log.")
+
+
 def fingerprint(segmentation: Any, segment_id: str) -> str:
     """Return a short text that changes with a segment's voxels, not with the memory around."""
     import numpy as np
@@ -354,149 +220,3 @@ def _aligned(image: Any, reference: Any) -> bool:
     import numpy as np
 
     return bool(np.allclose(image.GetOrigin(), reference.GetOrigin(), atol=1e-4))
-
-
-def _target(segmentation: Any, name: str) -> str:
-    """Return the segment of ours that holds a class and may be written; empty if there is none."""
-    for found in ids_of(segmentation):
-        if tag_of(segmentation, found, CLASS) != name or being_painted(segmentation, found):
-            continue
-        if tag_of(segmentation, found, PRINT) == fingerprint(segmentation, found):
-            return found
-    return ""
-
-
-def _new_segment(segmentation: Any, info: Any, notes: list[str]) -> str:
-    """Add a segment for a class, under its name unless the user has one of that name."""
-    inside = segmentation.GetSegmentation()
-    taken = {inside.GetSegment(i).GetName() for i in ids_of(segmentation)}
-    name, number = info.name, 2
-    while name in taken:
-        name, number = f"{info.name} ({number})", number + 1
-    if name != info.name:
-        notes.append(f"segment {info.name} is yours, so the prediction went into {name}")
-    found = inside.AddEmptySegment("", name)
-    segment = inside.GetSegment(found)
-    segment.SetColor(*colour_of(info))
-    segment.SetTag(segment.GetTerminologyEntryTagName(), Terminology.entry(info.name))
-    return str(found)
-
-
-def _put(
-    segmentation: Any,
-    segment_id: str,
-    volume: Any,
-    mask: NDArray[np.bool_],
-    start: tuple[int, ...] = (0, 0, 0),
-) -> None:
-    """Replace the voxels of one segment, whoever else lies in its layer."""
-    import numpy as np
-
-    spans = bounding_box(mask)
-    logic = slicer.vtkSlicerSegmentationsModuleLogic
-    if spans is None:
-        image = oriented_image(volume, np.zeros((1, 1, 1), np.uint8))
-    else:
-        z, y, x = (span.start + first for span, first in zip(spans, start, strict=True))
-        image = oriented_image(volume, mask[spans], (z, y, x))
-    if not logic.SetBinaryLabelmapToSegment(image, segmentation, segment_id, logic.MODE_REPLACE):
-        raise refusal(f"Slicer refused the voxels of segment {segment_id}; see its error log.")
-
-
-def _union(segmentation: Any, ids: Sequence[str], volume: Any) -> NDArray[np.bool_] | None:
-    """Return where any of the segments lies; None if there are none."""
-    union: NDArray[np.bool_] | None = None
-    for found in ids:
-        voxels = segment_array(segmentation, found, volume)
-        union = voxels if union is None else union | voxels
-    return union
-
-
-def _take_away(
-    segmentation: Any,
-    volume: Any,
-    predicted: NDArray[np.bool_],
-    spot: tuple[slice, ...],
-    others: Sequence[str],
-) -> list[str]:
-    """Take predicted voxels from other segments; return notes."""
-    notes = []
-    inside = segmentation.GetSegmentation()
-    for found in others:
-        voxels = segment_array(segmentation, found, volume)
-        if not (voxels[spot] & predicted).any():
-            continue
-        if being_painted(segmentation, found):
-            notes.append(
-                f"{inside.GetSegment(found).GetName()} is being painted and was left alone"
-            )
-            continue
-        voxels[spot] &= ~predicted
-        _put(segmentation, found, volume, voxels)
-    return notes
-
-
-@contextmanager
-def _surfaces_kept(segmentation: Any) -> Iterator[None]:
-    """Change segments as one change, and make the 3D surface again if it was there."""
-    inside = segmentation.GetSegmentation()
-    shown = inside.ContainsRepresentation(_SURFACE)
-    modified = segmentation.StartModify()
-    try:
-        yield
-    finally:
-        segmentation.EndModify(modified)
-        if shown:
-            segmentation.CreateClosedSurfaceRepresentation()
-
-
-class History:
-    """Undo for what is written into segmentations, a step for each prediction.
-
-    The steps are also told to the application's Segment Editor where it shows the same
-    segmentation, so that its own Undo button takes them back.
-    """
-
-    def __init__(self) -> None:
-        self._histories: dict[str, Any] = {}
-
-    def save(self, segmentation: Any) -> None:
-        """Keep the segments as they are now."""
-        history = self._histories.get(segmentation.GetID())
-        if history is None:
-            history = slicer.vtkSegmentationHistory()
-            history.SetSegmentation(segmentation.GetSegmentation())
-            self._histories[segmentation.GetID()] = history
-        history.SaveState()
-        editor = _application_editor()
-        if editor is not None and editor.segmentationNode() is segmentation:
-            editor.saveStateForUndo()
-
-    def can_undo(self, segmentation: Any) -> bool:
-        """Return whether there is a step to take back."""
-        history = None if segmentation is None else self._histories.get(segmentation.GetID())
-        return history is not None and bool(history.IsRestorePreviousStateAvailable())
-
-    def undo(self, segmentation: Any) -> bool:
-        """Take the last step back; return whether there was one."""
-        if not self.can_undo(segmentation):
-            return False
-        with _surfaces_kept(segmentation):
-            return bool(self._histories[segmentation.GetID()].RestorePreviousState())
-
-    def forget(self) -> None:
-        """Drop all steps: their scene is gone."""
-        for history in self._histories.values():
-            history.RemoveAllStates()
-            history.SetSegmentation(None)
-        self._histories.clear()
-
-
-def _application_editor() -> Any:
-    """Return the widget of the Segment Editor module, None outside of the application."""
-    module: Any = getattr(getattr(slicer, "modules", None), "segmenteditor", None)
-    try:
-        editor = module.widgetRepresentation().self().editor
-    except AttributeError:
-        return None
-    return editor if hasattr(editor, "saveStateForUndo") else None

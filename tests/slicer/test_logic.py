@@ -28,7 +28,7 @@ pytest.importorskip("slicer", reason="these tests need the package slicer-core")
 import slicer
 from scipy import ndimage
 from slicer_helpers import Patient
-from UNetPPLib import Segments, Volumes
+from UNetPPLib import Predictions, Segments, Volumes
 from UNetPPLib.Logic import UNetPPLogic
 from UNetPPLib.Parameters import Parameters
 from UNetPPLib.Segmenting import SegmentOptions
@@ -386,7 +386,7 @@ def test_a_result_that_cannot_be_written_leaves_the_scene_as_it_was(
         raise MemoryError
 
     volume, segmentation = add_ct(patient.ct, patient.ijk_to_ras), add_organs(scene)
-    monkeypatch.setattr(Segments, "_put", full)
+    monkeypatch.setattr(Predictions, "put", full)
     with pytest.raises(MemoryError):
         logic.segment(volume, segmentation, level=1)
     assert segmentation.GetSegmentation().GetNumberOfSegments() == 0

@@ -19,7 +19,8 @@ pytest.importorskip("slicer", reason="these tests need the package slicer-core")
 import slicer
 import vtk
 from slicer_helpers import OBLIQUE, SHEARED, paint
-from UNetPPLib import Segments
+from UNetPPLib import Predictions, Segments
+from UNetPPLib.History import History
 
 SHAPE = (6, 8, 10)
 
@@ -68,7 +69,7 @@ def test_one_class_a_segment_on_the_volumes_own_grid(
     add_ct: Callable[..., Any], segmentation: Any, labels: Any, card: ModelCard, matrix: Any
 ) -> None:
     volume = add_ct(ijk_to_ras=matrix)
-    written = Segments.write(segmentation, volume, labels, card)
+    written = Predictions.write(segmentation, volume, labels, card)
     inside = segmentation.GetSegmentation()
     names = [inside.GetNthSegment(n).GetName() for n in range(inside.GetNumberOfSegments())]
     assert names == [c.name for c in card.classes]
@@ -84,7 +85,7 @@ def test_one_class_a_segment_on_the_volumes_own_grid(
 def test_colour_and_terminology_are_the_classes_own(
     add_ct: Callable[..., Any], segmentation: Any, labels: Any, card: ModelCard
 ) -> None:
-    written = Segments.write(segmentation, add_ct(), labels, card, tags={"UNetPP.level": "4"})
+    written = Predictions.write(segmentation, add_ct(), labels, card, tags={"UNetPP.level": "4"})
     found = written.segments["left parotid"]
     segment = segmentation.GetSegmentation().GetSegment(found)
     assert tuple(round(c * 255) for c in segment.GetColor()) == (0x64, 0xB5, 0xF6)
@@ -99,8 +100,8 @@ def test_the_next_prediction_takes_the_place_of_the_last(
     add_ct: Callable[..., Any], segmentation: Any, labels: Any, card: ModelCard
 ) -> None:
     volume = add_ct()
-    first = Segments.write(segmentation, volume, labels, card)
-    second = Segments.write(segmentation, volume, labels[::-1], card)
+    first = Predictions.write(segmentation, volume, labels, card)
+    second = Predictions.write(segmentation, volume, labels[::-1], card)
     assert second.segments == first.segments
     found = second.segments["larynx"]
     np.testing.assert_array_equal(array_of(segmentation, found, volume), labels[::-1] == 6)
@@ -116,13 +117,13 @@ def test_other_segments_are_left_every_voxel_of_theirs(
     other = own_segment(segmentation, volume, "tumour", tumour)
     labels = np.zeros(SHAPE, np.uint8)
     labels[1:5, 1:5] = 1
-    written = Segments.write(segmentation, volume, labels, card, protect=True)
+    written = Predictions.write(segmentation, volume, labels, card, protect=True)
     np.testing.assert_array_equal(array_of(segmentation, other, volume), tumour)
     brain = array_of(segmentation, written.segments["brainstem"], volume)
     np.testing.assert_array_equal(brain, (labels == 1) & (tumour == 0))
     assert written.notes == ("24 voxels belong to other segments and were left to them",)
 
-    Segments.write(segmentation, volume, labels, card, protect=False)
+    Predictions.write(segmentation, volume, labels, card, protect=False)
     np.testing.assert_array_equal(
         array_of(segmentation, other, volume), (tumour > 0) & (labels == 0)
     )
@@ -134,9 +135,9 @@ def test_a_region_leaves_the_rest_as_it_was(
     add_ct: Callable[..., Any], segmentation: Any, labels: Any, card: ModelCard
 ) -> None:
     volume = add_ct()
-    written = Segments.write(segmentation, volume, labels, card)
+    written = Predictions.write(segmentation, volume, labels, card)
     new = np.full(SHAPE, 3, np.uint8)
-    Segments.write(segmentation, volume, new, card, region=((1, 3), (0, 8), (4, 7)))
+    Predictions.write(segmentation, volume, new, card, region=((1, 3), (0, 8), (4, 7)))
     expected = labels.copy()
     expected[1:3, :, 4:7] = 3
     for value, name in ((3, "right parotid"), (1, "brainstem")):
@@ -149,12 +150,12 @@ def test_a_segment_that_was_corrected_is_the_users(
     add_ct: Callable[..., Any], segmentation: Any, labels: Any, card: ModelCard
 ) -> None:
     volume = add_ct()
-    first = Segments.write(segmentation, volume, labels, card)
+    first = Predictions.write(segmentation, volume, labels, card)
     corrected = np.zeros(SHAPE, np.uint8)
     corrected[5] = 1
     mine = first.segments["mandible"]
     slicer.util.updateSegmentBinaryLabelmapFromArray(corrected, segmentation, mine, volume)
-    second = Segments.write(segmentation, volume, labels, card, protect=False)
+    second = Predictions.write(segmentation, volume, labels, card, protect=False)
     assert second.segments["mandible"] != mine
     assert second.segments["larynx"] == first.segments["larynx"]
     assert "segment mandible is yours" in second.notes[0]
@@ -166,14 +167,14 @@ def test_a_segment_that_is_being_painted_is_never_written(
     add_ct: Callable[..., Any], segmentation: Any, labels: Any, card: ModelCard, scene: Any
 ) -> None:
     volume = add_ct()
-    first = Segments.write(segmentation, volume, labels, card)
+    first = Predictions.write(segmentation, volume, labels, card)
     busy = first.segments["larynx"]
     editor = scene.AddNewNodeByClass("vtkMRMLSegmentEditorNode")
     editor.SetAndObserveSegmentationNode(segmentation)
     editor.SetSelectedSegmentID(busy)
     editor.SetActiveEffectName("Paint")
     before = array_of(segmentation, busy, volume).copy()
-    second = Segments.write(segmentation, volume, np.full(SHAPE, 6), card, protect=False)
+    second = Predictions.write(segmentation, volume, np.full(SHAPE, 6), card, protect=False)
     np.testing.assert_array_equal(array_of(segmentation, busy, volume), before)
     assert second.segments["larynx"] != busy
     assert any("is being painted and was left alone" in note for note in second.notes)
@@ -182,10 +183,10 @@ def test_a_segment_that_is_being_painted_is_never_written(
 def test_undo_takes_back_one_prediction(
     add_ct: Callable[..., Any], segmentation: Any, labels: Any, card: ModelCard
 ) -> None:
-    volume, history = add_ct(), Segments.History()
+    volume, history = add_ct(), History()
 
-    def predict(values: Any) -> Segments.Written:
-        return Segments.write(
+    def predict(values: Any) -> Predictions.Written:
+        return Predictions.write(
             segmentation, volume, values, card, before=lambda: history.save(segmentation)
         )
 
@@ -206,14 +207,14 @@ def test_the_surface_comes_back_if_it_was_shown(
     volume = add_ct()
     labels = np.zeros(SHAPE, np.uint8)
     labels[1:4, 2:6, 2:6] = 1
-    written = Segments.write(segmentation, volume, labels, card)
+    written = Predictions.write(segmentation, volume, labels, card)
     inside = segmentation.GetSegmentation()
     assert not inside.ContainsRepresentation("Closed surface")
     segmentation.CreateClosedSurfaceRepresentation()
     found = written.segments["brainstem"]
     before = width_of(segmentation, found)
     labels[1:4] = 1
-    Segments.write(segmentation, volume, labels, card)
+    Predictions.write(segmentation, volume, labels, card)
     assert inside.ContainsRepresentation("Closed surface")
     # From 4 to 10 voxels of 1.5 mm.
     assert width_of(segmentation, found) - before == pytest.approx(9.0, abs=1.5)
@@ -228,14 +229,14 @@ def test_transforms_must_agree_and_an_empty_segmentation_takes_the_volumes(
 ) -> None:
     volume = add_ct()
     volume.SetAndObserveTransformNodeID(add_transform(OBLIQUE).GetID())
-    written = Segments.write(segmentation, volume, labels, card)
+    written = Predictions.write(segmentation, volume, labels, card)
     assert segmentation.GetTransformNodeID() == volume.GetTransformNodeID()
     np.testing.assert_array_equal(
         array_of(segmentation, written.segments["larynx"], volume), labels == 6
     )
     volume.SetAndObserveTransformNodeID(None)
     with pytest.raises(InputError, match="under different transforms"):
-        Segments.write(segmentation, volume, labels, card)
+        Predictions.write(segmentation, volume, labels, card)
 
 
 def test_a_segmentation_on_another_grid_keeps_its_segments(
@@ -247,7 +248,7 @@ def test_a_segmentation_on_another_grid_keeps_its_segments(
     block[1, 1:3, 2:4] = 1
     other = own_segment(segmentation, coarse, "tumour", block)
     volume = add_ct()
-    written = Segments.write(segmentation, volume, labels, card, protect=False)
+    written = Predictions.write(segmentation, volume, labels, card, protect=False)
     # Only what the prediction took is gone, and the classes are whole.
     np.testing.assert_array_equal(
         array_of(segmentation, written.segments["larynx"], volume), labels == 6
@@ -264,7 +265,7 @@ def test_surfaces_alone_are_refused_in_words(
     segmentation.AddSegmentFromClosedSurfaceRepresentation(ball.GetOutput(), "ball")
     segmentation.GetSegmentation().SetSourceRepresentationName("Closed surface")
     with pytest.raises(InputError, match="is made of surfaces"):
-        Segments.write(segmentation, add_ct(), labels, card)
+        Predictions.write(segmentation, add_ct(), labels, card)
 
 
 def test_painting_in_slicers_editor_makes_a_segment_the_users(
@@ -272,13 +273,13 @@ def test_painting_in_slicers_editor_makes_a_segment_the_users(
 ) -> None:
     """Through Slicer's own Segment Editor logic, as its Paint effect does it."""
     volume = add_ct()
-    first = Segments.write(segmentation, volume, labels, card)
+    first = Predictions.write(segmentation, volume, labels, card)
     stroke = np.zeros(SHAPE, bool)
     stroke[3, 2:5, 2:8] = True
     editor = paint(segmentation, first.segments["brainstem"], volume, stroke)
     painted = array_of(segmentation, first.segments["brainstem"], volume)
     assert (painted[stroke] == 1).all()
-    second = Segments.write(segmentation, volume, labels, card, protect=True)
+    second = Predictions.write(segmentation, volume, labels, card, protect=True)
     assert second.segments["brainstem"] != first.segments["brainstem"]
     np.testing.assert_array_equal(
         array_of(segmentation, first.segments["brainstem"], volume), painted
@@ -296,7 +297,7 @@ def test_tags_survive_saving_and_loading(
 ) -> None:
     """So that a prediction of another day is known as one, and replaced."""
     volume = add_ct()
-    Segments.write(segmentation, volume, labels, card, tags={"UNetPP.level": "2"})
+    Predictions.write(segmentation, volume, labels, card, tags={"UNetPP.level": "2"})
     target = tmp_path / "dossier café" / "organs.seg.nrrd"
     target.parent.mkdir()
     storage = scene.AddNewNodeByClass("vtkMRMLSegmentationStorageNode")
@@ -310,5 +311,5 @@ def test_tags_survive_saving_and_loading(
     assert storage.ReadData(again)
     known = Segments.ids_of(again)
     assert Segments.tag_of(again, known[0], "UNetPP.level") == "2"
-    written = Segments.write(again, volume, labels[::-1], card)
+    written = Predictions.write(again, volume, labels[::-1], card)
     assert sorted(written.segments.values()) == sorted(known)

@@ -21,7 +21,7 @@ pytest.importorskip("slicer", reason="these tests need the package slicer-core")
 
 import slicer
 from slicer_helpers import Patient, paint, vessel_strokes, vessels
-from UNetPPLib import Painted, Projects, Segments, Volumes
+from UNetPPLib import Painted, Predictions, Projects, Segments, Volumes
 from UNetPPLib.Logic import UNetPPLogic
 from UNetPPLib.Session import Session
 from UNetPPLib.Teaching import TuneOptions
@@ -95,7 +95,7 @@ def test_a_first_guess_goes_by_names_and_leaves_predictions_out(
 ) -> None:
     volume, card = add_ct(), read_card("ct-head-neck")
     node, ids = add_painted(scene, volume, ("Background", "LARYNX", "tumour"))
-    Segments.write(node, volume, np.full(SHAPE, 7), card)
+    Predictions.write(node, volume, np.full(SHAPE, 7), card)
     known = [c.name for c in card.classes]
     classes = Painted.default_classes(node, known)
     assert classes == {
