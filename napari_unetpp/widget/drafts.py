@@ -10,6 +10,7 @@ import contextlib
 import re
 import shutil
 import time
+from collections.abc import Set
 from pathlib import Path
 
 from napari_unetpp.core.data.io.atomic import replacing
@@ -42,13 +43,15 @@ def is_draft(value: str) -> bool:
         return False
 
 
-def new_draft(base: str) -> Path:
+def new_draft(base: str, *needed: str) -> Path:
     """Return the path of a new draft, in a folder that is there.
 
     Parameters
     ----------
     base : str
         Name of the model that is fine-tuned.
+    *needed : str
+        Drafts that are in use: they stay, however old they are.
 
     Raises
     ------
@@ -58,7 +61,7 @@ def new_draft(base: str) -> Path:
     folder = drafts_folder()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _prune(folder)
+        _prune(folder, {Path(value) for value in needed})
     except OSError as error:
         raise FileError(
             f"the folder {folder} for fine-tuned models cannot be made ({error}); make it, or "
@@ -131,8 +134,8 @@ def forget_draft(value: str) -> None:
             Path(value).unlink()
 
 
-def _prune(folder: Path) -> None:
+def _prune(folder: Path, needed: Set[Path]) -> None:
     old = sorted(folder.glob(f"*{SUFFIX}"), key=lambda p: p.stat().st_mtime, reverse=True)
-    for path in old[MOST:]:
+    for path in (path for path in old[MOST:] if path not in needed):
         with contextlib.suppress(OSError):
             path.unlink()

@@ -32,6 +32,7 @@ _FINETUNE_BUSY = "A fine-tuning goes on: wait for its end, or stop it."
 _BUDGET = "How long a fine-tuning may take; Stop ends it earlier and keeps the best so far."
 _STOP = "End the fine-tuning now and keep the best so far."
 _STOP_OFF = "No fine-tuning goes on that could be stopped."
+_COPY = "Copy the command line that fine-tunes like this, for a script or another computer."
 _NEXT = "Move the view to where the levels of the model are least sure, away from your strokes."
 _UNCERTAINTY = "Show how unsure the levels of the model are about what is on screen."
 
@@ -48,6 +49,7 @@ class TeachForm(QWidget):
     stop_clicked = Signal()
     revert_clicked = Signal()
     save_clicked = Signal()
+    copy_clicked = Signal()
     next_clicked = Signal()
     uncertainty_changed = Signal(bool)
 
@@ -70,7 +72,14 @@ class TeachForm(QWidget):
     def focus_order(self) -> list[QWidget]:
         """The controls as the keyboard visits them."""
         paint = [self.painted.native, self._new, self.classes, self._add]
-        tune = [self._finetune, self.budget.native, self._stop, self._revert, self._save]
+        tune = [
+            self._finetune,
+            self.budget.native,
+            self._stop,
+            self._revert,
+            self._save,
+            self._copy,
+        ]
         return [*paint, *tune, self._next, self._uncertainty, *self.training.focus_order]
 
     @property
@@ -162,6 +171,10 @@ class TeachForm(QWidget):
         """Allow saving, or say why there is nothing to save."""
         _allow(self._save, reason, "Keep the fine-tuned model in a file of yours.")
 
+    def set_can_copy(self, reason: str) -> None:
+        """Allow copying the command, or say why there is none."""
+        _allow(self._copy, reason, _COPY)
+
     def set_suggestions(self, reason: str) -> None:
         """Allow suggestions, or say why there are none."""
         _allow(self._next, reason, _NEXT)
@@ -206,6 +219,10 @@ class TeachForm(QWidget):
         self._words.setObjectName("report_words")
         self._revert = make_button("Revert to base", "revert_button", "", self.revert_clicked.emit)
         self._save = make_button("Save model as…", "save_model_button", "", self.save_clicked.emit)
+        self._copy = make_button(
+            "Copy as command", "copy_finetune_button", _COPY, self.copy_clicked.emit
+        )
+        self._copy.setAccessibleName("Copy as command, the fine-tuning")
         self._next = make_button(
             "Next place to paint", "next_region_button", _NEXT, self.next_clicked.emit
         )
@@ -233,6 +250,9 @@ class TeachForm(QWidget):
         for part in (self.curve, self.report, self._words):
             column.addWidget(part)
         column.addLayout(make_row(self._revert, self._save))
+        copy = make_row(self._copy, stretch=-1)
+        copy.addStretch(1)
+        column.addLayout(copy)
         column.addWidget(Rule())
         column.addLayout(make_row(self._next, self._uncertainty, stretch=0))
         column.addWidget(self.training)

@@ -32,6 +32,7 @@ from napari_unetpp.widget.selection import Selection
 from napari_unetpp.widget.suggesting import Suggesting
 from napari_unetpp.widget.teach_form import TeachForm
 from napari_unetpp.widget.training_set import TrainingSet
+from napari_unetpp.widget.tune_copying import TuneCopying
 from napari_unetpp.widget.tuning import Tuning
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ class TeachSection(QWidget):
 
     Attributes
     ----------
-    form, painting, training, tuning, suggesting, journalling
+    form, painting, training, tuning, copying, suggesting, journalling
         Its parts.
     """
 
@@ -85,10 +86,11 @@ class TeachSection(QWidget):
             relay,
             self.training.problem,
             self.training.pairs,
-            self.painting.class_names,
+            self.training.class_names,
             lambda: self.training.split,
             self.training.learned,
         )
+        self.copying = TuneCopying(form, selection, self.painting, self.training, relay)
         self.suggesting = Suggesting(
             viewer, form, selection, self.painting, engine, relay, most_pixels
         )
@@ -129,6 +131,7 @@ class TeachSection(QWidget):
             self._taught = (self.selection.layer, self.painting.layer)
         problem = self.training.problem()
         form.set_can_finetune(problem)
+        form.set_can_copy(problem)
         form.set_hint("" if tuning.running else problem or self.painting.hint())
         if not tuning.tuned:
             form.set_revert("Revert to base", "", _NO_TUNED)

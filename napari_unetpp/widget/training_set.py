@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,9 +21,17 @@ from napari_unetpp.core.teach.project import Project
 from napari_unetpp.core.teach.projectfile import FILE
 from napari_unetpp.core.teach.splits import joined, moved
 from napari_unetpp.core.tune.strokes import Split
-from napari_unetpp.engine.protocol import LayerSource, PaintedSource
+from napari_unetpp.engine.protocol import SCRATCH, PaintedSource
 from napari_unetpp.widget.background import in_background
 from napari_unetpp.widget.drafts import is_draft
+from napari_unetpp.widget.members import (
+    Member,
+    Read,
+    count_of,
+    file_of,
+    looks_of,
+    read_members,
+)
 from napari_unetpp.widget.painted_layer import (
     is_own,
     own_classes,
@@ -40,17 +47,6 @@ from napari_unetpp.widget.teach_form import TeachForm
 
 if TYPE_CHECKING:
     import napari
-
-
-@dataclass(frozen=True, eq=False)
-class Member:
-    """A pair of the project as it was read: its image and paint, or why there is none."""
-
-    name: str
-    image: Image | None
-    painted: Image | None
-    channel: int | None
-    problem: str = ""
 
 
 class TrainingSet:
@@ -105,15 +101,21 @@ class TrainingSet:
 
     def problem(self) -> str:
         """Return why there is nothing to learn from; empty if there is."""
-        problem = self.painting.problem()
-        others = any(m.image is not None for m in self._others())
+        problem, others = self.painting.problem(), self._others()
         no_paint = self.painting.layer is None or self.painting.counts == {}
         if not (others and no_paint and self.selection.card is not None):
             return problem
-        more = self._classes()[len(self.painting.class_names()) :]
-        if self.painting.layer is None and more:
-            return f"The model has no {more[0]}, but the project has: press Show for its classes."
-        return ""
+        usable = any(m.image is not None for m in others)
+        return "" if usable else _sentence(others[0].problem)
+
+    def class_names(self) -> tuple[str, ...]:
+        """Return the names of the classes, without background; the project's come last."""
+        names, told = self.painting.class_names(), tuple(self._classes())
+        if self.painting.layer is not None:
+            return names  # it has the project's classes already, if it is one of ours
+        if self.form.training.scratch:
+            return told or names
+        return names + told[len(names) :]
 
     def pairs(self) -> tuple[list[PaintedSource], list[str]]:
         """Return images with their paint, and a sentence for each that is left out.
@@ -130,14 +132,11 @@ class TrainingSet:
                 PaintedSource(self._name(), source, self.painting.source(), self.selection.channel)
             )
         for member in self._others():
-            if member.image is None or member.painted is None:
+            pair = member.source()
+            if pair is None:
                 notes.append(member.problem)
-                continue
-            found.append(
-                PaintedSource(
-                    member.name, _source(member.image), _source(member.painted), member.channel
-                )
-            )
+            else:
+                found.append(pair)
         return found, notes
 
     def learned(self, split: dict[str, Any]) -> None:
@@ -150,10 +149,10 @@ class TrainingSet:
     def _others(self) -> list[Member]:
         """Return the project's pairs but the one that is in hand: its layer may be newer."""
         layer = self.painting.layer
-        own = pair_name(layer) if layer is not None and self._has(layer) else ""
+        own = pair_name(layer) if layer is not None and self.has(layer) else ""
         return [m for m in self.members if m.name != own]
 
-    def _has(self, layer: Any) -> bool:
+    def has(self, layer: Any) -> bool:
         """Whether a layer's pair is in the open project: a name alone may be another image's."""
         return self.project is not None and told_project(layer) == str(self.project.folder)
 
@@ -161,7 +160,7 @@ class TrainingSet:
         """Return the name of the pair in hand; its layer keeps it."""
         layer, members = self.painting.layer, {m.name for m in self.members}
         wanted = pair_name(layer)
-        if wanted and (wanted not in members or self._has(layer)):
+        if wanted and (wanted not in members or self.has(layer)):
             return wanted
         taken = members | {pair_name(x) for x in self.painting.candidates()}
         wanted = wanted or str(self.selection.layer.name)
@@ -188,15 +187,28 @@ class TrainingSet:
         """Open a project folder."""
         self.form.set_status("opening the project …", "busy")
 
-        def opened(read: tuple[Project, list[Member], dict[str, Any] | None]) -> None:
+        def opened(read: Read) -> None:
             self._show(read)
-            base, models = read[0].base, self.selection.models.entries()
-            if base != self.selection.model_value and any(base == m.value for m in models if base):
-                self.selection.choose_model(base)
-                self.selection.refresh_models()
-            self.form.set_status(f"opened {read[0].folder.name}: {_count(read[1])}.", "info")
+            note = self._choose_base(read[0].base)
+            text = f"opened {read[0].folder.name}: {count_of(read[1])}.{note}"
+            self.form.set_status(text, "warning" if note else "info")
 
-        self._do(lambda: _read(Project.open(folder)), opened)
+        self._do(lambda: read_members(Project.open(folder)), opened)
+
+    def _choose_base(self, base: str) -> str:
+        """Begin with what the project begins with; return a sentence if that is not there."""
+        if base == SCRATCH:
+            self.form.training.start.set_value(SCRATCH)
+        elif base and base != self.selection.model_value:
+            models = self.selection.models
+            try:
+                if base not in {m.value for m in models.entries()}:
+                    models.add_file(base)
+            except UNetPPError:
+                return f" Its model {base} is not there: choose another one."
+            self.selection.choose_model(base)
+            self.selection.refresh_models()
+        return ""
 
     def save(self) -> None:
         """Put the image in hand and its paint into the project; ask for a folder if need be."""
@@ -219,15 +231,15 @@ class TrainingSet:
         painted = self.painting.source()
         whole = Image(
             source.data, source.axes, source.spacing, source.unit, source.affine,
-            name=str(image.name), path=_file_of(image),
+            name=str(image.name), path=file_of(image),
         )  # fmt: skip
         channel = self.selection.channel
         rows = [row for row in self.painting.classes() if row.value > 1 and row.known]
         classes = tuple(ClassInfo(row.name, row.colour) for row in rows)
-        model = self.selection.model_value
+        model = SCRATCH if self.form.training.scratch else self.selection.model_value
         split = None if self.split is None else Split.from_json(self.split)
 
-        def work() -> tuple[str, tuple[Project, list[Member], dict[str, Any] | None]]:
+        def work() -> tuple[str, Read]:
             there = (folder / FILE).exists()
             project = Project.open(folder) if there else Project.create(folder)
             mine = told == str(project.folder)  # another image may have the same name
@@ -242,7 +254,7 @@ class TrainingSet:
             project.set_classes(classes + project.classes[len(classes) :])
             if not is_draft(model):
                 project.set_base(model)
-            return title, _read(project)
+            return title, read_members(project)
 
         def done(result: tuple[str, Any]) -> None:
             title, read = result
@@ -252,7 +264,7 @@ class TrainingSet:
             place = str(read[0].pair(title).painted_path)
             for listener in self.saved:
                 listener(layer, place, mark)
-            self.form.set_status(f"saved in {read[0].folder}: {_count(read[1])}.", "info")
+            self.form.set_status(f"saved in {read[0].folder}: {count_of(read[1])}.", "info")
 
         self.form.set_status("saving into the project …", "busy")
         self._do(work, done)
@@ -263,16 +275,16 @@ class TrainingSet:
         if project is None:
             return
 
-        def work() -> tuple[Project, list[Member], dict[str, Any] | None]:
+        def work() -> Read:
             project.remove(name)
-            return _read(project)
+            return read_members(project)
 
-        def done(read: tuple[Project, list[Member], dict[str, Any] | None]) -> None:
+        def done(read: Read) -> None:
             for layer in self.painting.candidates():
-                if self._has(layer) and pair_name(layer) == name:
+                if self.has(layer) and pair_name(layer) == name:
                     write_pair(layer, name)  # another pair may get the name
             self._show(read)
-            self.form.set_status(f"{name} is taken out: {_count(read[1])}.", "info")
+            self.form.set_status(f"{name} is taken out: {count_of(read[1])}.", "info")
 
         self._do(work, done)
 
@@ -288,7 +300,7 @@ class TrainingSet:
         def done(strokes: Any) -> None:
             from napari_unetpp.widget.painted_layer import paint_on
 
-            picture = self.viewer.add_image(image.data, **_looks(image, name))
+            picture = self.viewer.add_image(image.data, **looks_of(image, name))
             self.selection.choose_layer(picture)
             if self.selection.axes != image.axes:
                 self.selection.choose_axes(image.axes)
@@ -311,7 +323,7 @@ class TrainingSet:
     def _classes(self) -> list[str]:
         return [] if self.project is None else [c.name for c in self.project.classes]
 
-    def _show(self, read: tuple[Project, list[Member], dict[str, Any] | None]) -> None:
+    def _show(self, read: Read) -> None:
         self.project, self.members, split = read
         layer = self.painting.layer
         if layer is not None and (name := pair_name(layer)):
@@ -353,48 +365,5 @@ class TrainingSet:
         in_background(self.relay, work, ended, failed)
 
 
-def _read(project: Project) -> tuple[Project, list[Member], dict[str, Any] | None]:
-    """Read the heads of a project's files; one that is missing says so."""
-    members = []
-    for pair in project.pairs():
-        try:
-            members.append(Member(pair.name, pair.image(), pair.painted(), pair.channel))
-        except UNetPPError as error:
-            members.append(Member(pair.name, None, None, pair.channel, str(error)))
-    split = project.split()
-    return project, members, split.to_json() if split.shapes else None
-
-
-def _source(image: Image) -> LayerSource:
-    return LayerSource(
-        image.data, image.axes, image.spacing, image.unit, image.affine, image.name or "image"
-    )
-
-
-def _file_of(layer: Any) -> Path | None:
-    path = getattr(layer.source, "path", None)
-    return Path(path) if path and "://" not in str(path) and os.path.exists(path) else None
-
-
-def _count(members: list[Member]) -> str:
-    missing = sum(m.image is None for m in members)
-    words = "1 image" if len(members) == 1 else f"{len(members)} images"
-    return f"{words}, {missing} of them missing" if missing else words
-
-
-def _looks(image: Image, name: str) -> dict[str, Any]:
-    """Return napari's keyword arguments for an image that was read from a file."""
-    letters = image.axes.replace("S", "")
-    space = [a for a in "ZYX" if a in letters]
-    steps = dict(zip(space, image.spacing or (), strict=False))
-    unit = image.unit or "pixel"
-    told: dict[str, Any] = {
-        "name": name,
-        "rgb": image.axes.endswith("S"),
-        "scale": tuple(steps.get(a, 1.0) for a in letters),
-        "units": tuple(unit if a in steps else "pixel" for a in letters),
-        "axis_labels": tuple(letters.lower()),
-    }
-    if image.affine is not None:
-        told["metadata"] = {"affine_index_to_ras": image.affine}
-    return told
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}"

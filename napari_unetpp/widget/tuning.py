@@ -139,7 +139,8 @@ class Tuning:
         assert card is not None
         scratch = form.training.scratch
         try:
-            out = str(new_draft(SCRATCH if scratch else card.name))
+            used = (selection.model_value, self.base, self.tuned)
+            out = str(new_draft(SCRATCH if scratch else card.name, *used))
             pairs, notes = self._pairs()
         except UNetPPError as error:
             self._fail(str(error))

@@ -25,3 +25,10 @@ def moved(split: dict[str, Any] | None, old: str, new: str) -> dict[str, Any] | 
         for part, (name, _, number) in named.items()
     }
     return {**split, "parts": parts}
+
+
+def of_pair(split: dict[str, Any] | None, name: str) -> dict[str, Any] | None:
+    """Return the strokes of one pair; None if nothing is known of them."""
+    every = {} if split is None else split.get("parts", {})
+    parts = {part: row for part, row in every.items() if part.rpartition("#")[0] == name}
+    return {**split, "parts": parts} if split is not None and parts else None
