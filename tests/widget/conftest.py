@@ -5,6 +5,7 @@ They need an X server: ``xvfb-run -a python -m pytest tests/widget`` where there
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,9 +17,12 @@ from numpy.typing import NDArray
 pytest.importorskip("napari", reason="the widget needs napari")
 pytest.importorskip("pytestqt", reason="its tests need pytest-qt")
 
+sys.path.insert(0, str(Path(__file__).parent))  # for modules called *_helpers
+
 from napari._qt.qt_resources import get_stylesheet
 from napari.utils._proxies import PublicOnlyProxy
 from qtpy.QtWidgets import QApplication, QWidget
+from script_helpers import Script
 
 from napari_unetpp.engine.client import Engine
 from napari_unetpp.widget.dock import UNetPPWidget
@@ -169,3 +173,12 @@ def make_dock(
     yield make
     for dock in made:
         dock.shut()
+
+
+@pytest.fixture
+def script(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Iterator[Script]:
+    """Put fine-tunings that the test writes into the engine's place."""
+    made = Script()
+    monkeypatch.setattr(engine, "tune", made.tune)
+    yield made
+    made.dispatcher.stop(5)
