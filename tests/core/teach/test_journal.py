@@ -1,98 +1,21 @@
-"""Journals: what is written comes back, whatever happened in between."""
+"""Journals: what is written comes back, however it was painted."""
 
 from __future__ import annotations
 
-import errno
-import os
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from journal_helpers import INFO, stroke
 from numpy.typing import NDArray
 
-from napari_unetpp.core.config import ClassInfo
-from napari_unetpp.core.data.io.hidden import hidden_beside
 from napari_unetpp.core.errors import FileError, InputError
-from napari_unetpp.core.teach import journal as journal_module
-from napari_unetpp.core.teach.blocks import Grid, changed_box
-from napari_unetpp.core.teach.info import LayerInfo, plain
 from napari_unetpp.core.teach.journal import Journal
-from napari_unetpp.core.teach.lock import Busy, Lock
 from napari_unetpp.core.teach.recorder import Recorder
-from napari_unetpp.core.teach.records import FILE_MAGIC, Record, decode, encode
+from napari_unetpp.core.teach.records import FILE_MAGIC
 from napari_unetpp.core.teach.recovered import read_journal, recover
-from napari_unetpp.core.teach.track import Track
-
-INFO = LayerInfo(
-    "paint: Zellen ü",
-    axes="YX",
-    image="cells",
-    image_path="/data/cells 1.tif",
-    channel=1,
-    classes=(ClassInfo("nucleus", "#112233"),),
-    geometry={"scale": [0.5, 2.0]},
-    looks={"opacity": 0.7},
-)
-
-
-@pytest.fixture
-def recorder(tmp_path: Path) -> Iterator[Recorder]:
-    made = Recorder(tmp_path / "kept", delay=0.0, sweep=1000.0)
-    yield made
-    made.close()
-
-
-def stroke(labels: NDArray[Any], k: int) -> tuple[tuple[int, int], ...]:
-    """Paint a small disc that is another one for each number; return its box."""
-    size = labels.shape[-1]
-    y, x = (37 * k) % (size - 12), (91 * k) % (size - 12)
-    labels[..., y : y + 12, x : x + 12] = k % 5 + 1
-    lead = tuple((0, n) for n in labels.shape[:-2])
-    return (*lead, (y, y + 12), (x, x + 12))
-
-
-def test_records_come_back_as_they_were() -> None:
-    data = encode(b"A", b"one") + encode(b"B", b"") + encode(b"C", bytes(range(256)))
-    assert list(decode(data)) == [
-        Record(b"A", b"one"),
-        Record(b"B", b""),
-        Record(b"C", bytes(range(256))),
-    ]
-
-
-def test_a_damaged_record_is_left_out_and_those_after_it_are_read() -> None:
-    first, second, third = (encode(b"A", bytes([k]) * 50) for k in range(3))
-    for at in range(len(second)):
-        broken = bytearray(second)
-        broken[at] ^= 0x40
-        found = [r.payload[0] for r in decode(first + bytes(broken) + third)]
-        assert found == [0, 2]
-
-
-def test_blocks_cover_the_array_once() -> None:
-    for shape in [(5,), (300, 130), (3, 300, 130), (2, 3, 70, 65)]:
-        grid = Grid(shape, np.uint8)
-        count = np.zeros(shape, int)
-        for key in grid.blocks():
-            count[tuple(slice(a, b) for a, b in grid.box(key))] += 1
-        assert (count == 1).all()
-    grid = Grid((300, 300), np.int32)
-    assert list(grid.touching(((127, 129), (-5, 1)))) == [(0, 0), (1, 0)]
-    assert list(grid.touching(((300, 400), (0, 1)))) == []
-
-
-def test_the_box_of_a_change_is_tight() -> None:
-    old = np.zeros((4, 6, 8), np.uint8)
-    new = old.copy()
-    new[1, 2:4, 5] = 1
-    new[2, 3, 6] = 1
-    assert changed_box(old, new) == ((1, 3), (2, 4), (5, 7))
-    assert changed_box(old, old) is None
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "int32", "uint64", ">u2", "bool"])
@@ -338,202 +261,6 @@ def test_a_restored_layer_goes_on_in_its_journal(recorder: Recorder) -> None:
     assert np.unique(last.labels()).tolist() == [0, 2, 3]
 
 
-def test_a_full_disk_is_told_once_and_painting_goes_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("napari_unetpp.core.teach.recorder._RETRY", 0.02)
-    said: list[str] = []
-    recorder = Recorder(tmp_path, said.append, delay=0.0, sweep=1000.0)
-    labels = np.zeros((300, 300), np.uint8)
-    track = recorder.follow(labels, INFO)
-    track.touch(stroke(labels, 1))
-    assert recorder.flush()
-    kept = labels.copy()
-    full = True
-    real = os.fsync
-
-    def fsync(handle: int) -> None:
-        if full:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        real(handle)
-
-    monkeypatch.setattr(journal_module.os, "fsync", fsync)
-    for k in range(2, 6):
-        track.touch(stroke(labels, k))
-        assert not recorder.flush()
-        assert track.path is not None
-        assert np.array_equal(read_journal(track.path).labels(), kept)
-    assert len(said) == 1
-    assert "No space left" in said[0]
-    assert "painting goes on" in said[0]
-    full = False
-    end = time.monotonic() + 20
-    while track.waiting and time.monotonic() < end:
-        time.sleep(0.01)
-    assert recorder.flush()
-    assert said[1:] == [""]
-    assert np.array_equal(read_journal(track.path).labels(), labels)
-    recorder.close()
-
-
-@pytest.mark.skipif(os.name == "nt", reason="folders there have no such permissions")
-def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
-    blocked = tmp_path / "file"
-    blocked.write_text("not a folder")
-    said: list[str] = []
-    recorder = Recorder(blocked / "kept", said.append, delay=0.0, sweep=1000.0)
-    recorder.follow(np.ones((9, 9), np.uint8), INFO)
-    assert not recorder.flush()
-    recorder.close()
-    assert len(said) == 1
-    assert "painting goes on" in said[0]
-    assert recover(blocked / "kept") == []
-
-
-def test_a_journal_that_somebody_removed_is_written_again(recorder: Recorder) -> None:
-    labels = np.zeros((300, 300), np.uint8)
-    track = recorder.follow(labels, INFO)
-    track.touch(stroke(labels, 1))
-    assert recorder.flush()
-    assert track.path is not None
-    track.path.unlink()
-    track.touch(stroke(labels, 2))
-    assert recorder.flush()
-    assert np.array_equal(read_journal(track.path).labels(), labels)
-
-
-def test_an_array_that_cannot_be_read_is_told(tmp_path: Path) -> None:
-    class Gone:
-        shape, dtype = (8, 8), np.dtype(np.uint8)
-
-        def __getitem__(self, index: Any) -> Any:
-            raise ValueError("the file is closed")
-
-    said: list[str] = []
-    recorder = Recorder(tmp_path, said.append, delay=0.0, sweep=1000.0)
-    recorder.follow(Gone(), INFO)
-    assert not recorder.flush()
-    recorder.close()
-    assert len(said) == 1
-    assert "the file is closed" in said[0]
-
-
-def test_foreign_files_are_left_alone(tmp_path: Path) -> None:
-    (tmp_path / "a.journal").write_bytes(b"something else")
-    (tmp_path / "b.journal").write_bytes(FILE_MAGIC + encode(b"H", b"{}"))
-    (tmp_path / "c.journal").write_bytes(FILE_MAGIC + encode(b"H", b"\xff"))
-    assert recover(tmp_path) == []
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.journal", "b.journal", "c.journal"]
-    assert recover(tmp_path / "none") == []
-
-
-def test_a_new_file_that_fails_leaves_the_old_one(
-    recorder: Recorder, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    labels = np.ones((40, 40), np.uint8)
-    track = recorder.follow(labels, INFO)
-    assert recorder.flush()
-    assert track.path is not None
-    before = track.path.read_bytes()
-
-    def refused(*_: Any) -> None:
-        raise PermissionError(errno.EACCES, "Permission denied")
-
-    monkeypatch.setattr(journal_module.os, "replace", refused)
-    other = np.full((50, 30), 2, np.uint16)
-    track.set_array(other)
-    track.set_info(INFO.replace(name="other"))
-    assert not recorder.flush()
-    assert track.path.read_bytes() == before
-    monkeypatch.undo()
-    assert recorder.flush()
-    found = read_journal(track.path)
-    assert np.array_equal(found.labels(), other)
-    assert found.info.name == "other"
-
-
-def test_what_a_killed_process_had_begun_is_removed(tmp_path: Path) -> None:
-    ended = subprocess.run(
-        [sys.executable, "-c", "import os; print(os.getpid())"],
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    begun = hidden_beside(tmp_path / "20260102-030405-0123abcd.journal", ".journal")
-    left = begun.with_name(begun.name.replace(f".{os.getpid()}-", f".{int(ended.stdout)}-"))
-    for path in (begun, left, tmp_path / "20260102-030405-0123abcd.journal.lock"):
-        path.write_bytes(b"")
-    held = Lock(tmp_path / "20260102-030405-4567abcd.journal.lock")
-    assert recover(tmp_path) == []
-    assert set(tmp_path.iterdir()) == {begun, held.path}
-    held.release()
-
-
-def test_a_lock_is_held_once(tmp_path: Path) -> None:
-    first = Lock(tmp_path / "a.lock")
-    with pytest.raises(Busy):
-        Lock(tmp_path / "a.lock")
-    first.release()
-    first.release()
-    assert not (tmp_path / "a.lock").exists()
-    Lock(tmp_path / "a.lock").release()
-
-
-def test_what_json_cannot_hold_is_left_out() -> None:
-    told = plain({"a": np.float32(0.5), "b": np.eye(2), "c": object(), "d": {"e": float("nan")}})
-    assert told == {"a": 0.5, "b": [[1.0, 0.0], [0.0, 1.0]], "d": {}}
-    assert LayerInfo.from_json(INFO.to_json()) == INFO
-    with pytest.raises(InputError, match="painted layer"):
-        LayerInfo.from_json({"axes": "YX"})
-
-
-_PAINTER = """
-import sys, time
-from pathlib import Path
-import numpy as np
-from napari_unetpp.core.teach.info import LayerInfo
-from napari_unetpp.core.teach.recorder import Recorder
-assert "torch" not in sys.modules
-recorder = Recorder(Path(sys.argv[1]))
-labels = np.zeros((512, 512), np.uint8)
-track = recorder.follow(labels, LayerInfo("killed"))
-k = 0
-while True:
-    y, x = divmod(k * 8, 512)
-    y = y * 8 % 504
-    labels[y:y + 8, x:x + 8] = k % 250 + 1
-    track.touch(((y, y + 8), (x, x + 8)))
-    recorder.changed()
-    print(k, time.time(), flush=True)
-    k += 1
-    time.sleep(0.02)
-"""
-
-
-@pytest.mark.parametrize("seconds", [0.3, 1.2, 2.6])
-def test_strokes_outlive_a_process_that_is_killed(tmp_path: Path, seconds: float) -> None:
-    command = [sys.executable, "-c", _PAINTER, str(tmp_path)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        lines = [process.stdout.readline()]
-        assert recover(tmp_path) == []
-        end = time.time() + seconds
-        while time.time() < end:
-            lines.append(process.stdout.readline())
-        process.kill()
-        killed = time.time()
-        lines += process.stdout.read().splitlines()
-    strokes = [(int(line.split()[0]), float(line.split()[1])) for line in lines if " " in line]
-    old = [k for k, when in strokes if when < killed - 2.0]
-    found = recover(tmp_path)
-    labels = found[0].labels() if found else np.zeros((512, 512), np.uint8)
-    for k in old:
-        y, x = divmod(k * 8, 512)
-        y = y * 8 % 504
-        assert (labels[y : y + 8, x : x + 8] == k % 250 + 1).all()
-    assert bool(old) == (seconds > 2.0)
-    if seconds > 1.0:
-        assert labels.any()
-
-
 def test_cost_of_a_session(recorder: Recorder) -> None:
     labels = np.zeros((2048, 2048), np.uint8)
     track = recorder.follow(labels, INFO)
@@ -563,10 +290,3 @@ def curve(labels: NDArray[Any], rng: np.random.Generator, value: int) -> list[An
         labels[top : top + 11, left : left + 11][disc] = value
         boxes.append(((top, top + 11), (left, left + 11)))
     return boxes
-
-
-def test_tracks_can_be_closed_without_having_been_written(tmp_path: Path) -> None:
-    track = Track(np.zeros((4, 4), np.uint8), INFO, tmp_path)
-    track.close()
-    track.write()
-    assert list(tmp_path.iterdir()) == []
