@@ -4,8 +4,8 @@ Every window is judged by how much of the foreground the first two heads see dif
 that is more than the card's tolerance, the deepest level decides. A window after several that went
 deep is expected to go deep too: then all three heads come from one pass, which costs hardly more
 than the deepest alone, and the judgement is the same. Where the image ends and the two would pad it
-differently it is not the same, so there nothing is expected. Knows a runner and arrays; no tile,
-no file.
+differently, or a level fell back to another precision, it is not the same, so there nothing is
+expected. Knows a runner and arrays; no tile, no file.
 """
 
 from __future__ import annotations
@@ -111,7 +111,8 @@ class Adaptive:
             return Found(runner.probabilities(x[None], deepest, crop)[0], deepest)
         window, inner = _narrowed(crop, ends, self._shallow[-1])
         deep: NDArray[np.float32] | None = None
-        if runner.deep_in_a_row >= _EXPECTED_AFTER and self._ends_alike(window, ends):
+        expected = runner.deep_in_a_row >= _EXPECTED_AFTER
+        if expected and self._ends_alike(window, ends) and self._computed_alike():
             heads = runner.several(x[None], (*self._shallow, deepest))
             deep = np.ascontiguousarray(heads[deepest][0][(slice(None), *crop)])
             if self._disagree(heads, crop):
@@ -134,6 +135,11 @@ class Adaptive:
             or padded_size(end, level) == padded_size(end, self._deepest)
             for w, end in zip(window, ends, strict=True)
         )
+
+    def _computed_alike(self) -> bool:
+        """Return whether all three run on one backend in one precision, as they do in one pass."""
+        levels = (*self._shallow, self._deepest)
+        return len({(self._runner.backend_of(k), self._runner.precision_of(k)) for k in levels}) < 2
 
     def _disagree(self, heads: dict[int, NDArray[np.float32]], crop: Region) -> bool:
         first, second = (heads[k][0][(slice(None), *crop)] for k in self._shallow)

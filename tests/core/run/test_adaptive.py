@@ -18,6 +18,7 @@ from napari_unetpp.core.model.modelfile import Model
 from napari_unetpp.core.nn.network import NestedUNet
 from napari_unetpp.core.run.adaptive import Adaptive, disagreement
 from napari_unetpp.core.run.inference import Prediction, predict
+from napari_unetpp.core.run.precision import Agreement, native_bfloat16
 from napari_unetpp.core.run.runtime import Device, Level, Runner
 
 FLOAT32 = Device("cpu", "test", "float32", "a test")
@@ -34,7 +35,9 @@ def card_of(tolerance: float | None = 0.3, **network: Any) -> ModelCard:
     )
 
 
-def runner_of(tolerance: float | None, backend: str = "torch", **network: Any) -> Runner:
+def runner_of(
+    tolerance: float | None, backend: str = "torch", device: Device = FLOAT32, **network: Any
+) -> Runner:
     torch.manual_seed(1)
     card = card_of(tolerance, **network)
     net = NestedUNet(card.network).eval()
@@ -44,7 +47,7 @@ def runner_of(tolerance: float | None, backend: str = "torch", **network: Any) -
             head = net.heads[str(level)]
             head.weight.div_(logits.std())
             head.bias.sub_(logits.mean()).div_(logits.std())
-    return Runner(Model(card, net, Path("m.safetensors"), ""), FLOAT32, backend)
+    return Runner(Model(card, net, Path("m.safetensors"), ""), device, backend)
 
 
 def run(
@@ -155,6 +158,29 @@ def test_expecting_depth_does_not_change_the_judgement_at_the_images_end() -> No
         found.append(Adaptive(runner).run(x, crop, ends))
     assert [one.level for one in found] == [2, 2]
     np.testing.assert_allclose(found[0].probabilities, found[1].probabilities, atol=1e-5)
+
+
+@pytest.mark.skipif(not native_bfloat16(), reason="this processor has no bfloat16")
+@pytest.mark.parametrize("fallen", [None, 2, 4])
+def test_levels_of_different_precision_are_not_judged_in_one_pass(
+    monkeypatch: pytest.MonkeyPatch, fallen: int | None
+) -> None:
+    runner = runner_of(0.0, device=Device("cpu", "test", "bfloat16", "a test"))
+    runner.agreements = {level: Agreement(0.0, 0.0) for level in (1, 2, 3, 4)}
+    if fallen is not None:
+        runner._rung = {fallen: 1}
+    asked: list[tuple[int, ...]] = []
+    plain = runner.several
+
+    def several(x: NDArray[np.float32], levels: Any) -> dict[int, NDArray[np.float32]]:
+        asked.append(tuple(levels))
+        return plain(x, levels)
+
+    monkeypatch.setattr(runner, "several", several)
+    runner.deep_in_a_row = 9
+    found = Adaptive(runner).run(picture(1, 64, 64), (slice(0, 64), slice(0, 64)), (64, 64))
+    assert found.level == 4
+    assert asked == [(1, 2, 4) if fallen is None else (1, 2)]
 
 
 @pytest.mark.slow
