@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "slicer_module"))
 
 import slicer
-from slicer_helpers import Patient, bootstrap, small_model
+from slicer_helpers import LEVEL, Patient, Plain, add_organs, bootstrap, labels_of, small_model
 
 
 @pytest.fixture(scope="session")
@@ -91,3 +91,33 @@ def patient(shared_data: Path) -> Patient:
 def small_base(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Return a small untrained model, which a few strokes make better."""
     return small_model(tmp_path_factory.mktemp("models") / "small.safetensors")
+
+
+@pytest.fixture(scope="session")
+def session() -> Iterator[Any]:
+    """Return a session for all tests: each start of a worker takes seconds."""
+    from UNetPPLib.Session import Session
+
+    shared = Session()
+    yield shared
+    shared.close()
+
+
+@pytest.fixture
+def logic(session: Any, scene: Any) -> Any:
+    """Return the module's logic on an empty scene."""
+    from UNetPPLib.Logic import UNetPPLogic
+
+    return UNetPPLogic(session)
+
+
+@pytest.fixture(scope="session")
+def plain(_scene: Any, session: Any, patient: Patient) -> Plain:
+    """Return the result in the CT's own geometry, which others are held against."""
+    from UNetPPLib.Logic import UNetPPLogic
+
+    _scene.Clear(0)
+    volume = slicer.util.addVolumeFromArray(patient.ct, patient.ijk_to_ras, "CT")
+    segmentation = add_organs(_scene)
+    result = UNetPPLogic(session).segment(volume, segmentation, level=LEVEL)
+    return Plain(labels_of(segmentation, result, volume), result)

@@ -132,3 +132,37 @@ def vessel_strokes() -> dict[str, NDArray[np.bool_]]:
     marks["background"][17, 36:38, 4:44] = True
     marks["background"][12, 19:21, 2:46] = True
     return marks
+
+
+@dataclass(frozen=True)
+class Plain:
+    """What came out in the CT's own geometry: label of each voxel, and the result."""
+
+    labels: NDArray[np.uint8]
+    result: dict[str, Any]
+
+
+def labels_of(segmentation: Any, result: dict[str, Any], volume: Any) -> NDArray[np.uint8]:
+    """Return the segments of a result as labels on a volume's grid."""
+    from UNetPPLib import Segments, Volumes
+
+    shape = Volumes.read(volume).shape
+    labels = np.zeros(shape, np.uint8)
+    for value, found in enumerate(result["segments"].values(), start=1):
+        labels[Segments.segment_array(segmentation, found, volume)] = value
+    return labels
+
+
+def dice(one: NDArray[Any], other: NDArray[Any], value: int) -> float:
+    """Return how well two label maps agree on a value."""
+    a, b = one == value, other == value
+    return float(2 * (a & b).sum() / max(1, a.sum() + b.sum()))
+
+
+def add_organs(scene: Any) -> Any:
+    """Add an empty segmentation."""
+    return scene.AddNewNodeByClass("vtkMRMLSegmentationNode", "organs")
+
+
+LEVEL = 3
+"""The level of the plain result: as good as L4, and faster."""

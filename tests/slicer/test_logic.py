@@ -10,14 +10,12 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from napari_unetpp.core.errors import InputError, UNetPPError
 from napari_unetpp.engine.client import Engine
@@ -26,71 +24,12 @@ from napari_unetpp.engine.protocol import EngineError
 pytest.importorskip("slicer", reason="these tests need the package slicer-core")
 
 import slicer
-from scipy import ndimage
-from slicer_helpers import Patient
+from slicer_helpers import LEVEL, Patient, Plain, add_organs, dice, labels_of
 from UNetPPLib import Predictions, Segments, Volumes
 from UNetPPLib.Logic import UNetPPLogic
 from UNetPPLib.Parameters import Parameters
 from UNetPPLib.Segmenting import SegmentOptions
 from UNetPPLib.Session import Session, slicer_python
-
-LEVEL = 3
-
-
-@pytest.fixture(scope="module")
-def session() -> Iterator[Session]:
-    """Return a session for all tests of the module: each start of a worker takes seconds."""
-    shared = Session()
-    yield shared
-    shared.close()
-
-
-@pytest.fixture
-def logic(session: Session, scene: Any) -> UNetPPLogic:
-    return UNetPPLogic(session)
-
-
-@dataclass(frozen=True)
-class Plain:
-    """What came out in the CT's own geometry: label of each voxel, and the result."""
-
-    labels: NDArray[np.uint8]
-    result: dict[str, Any]
-
-
-def labels_of(segmentation: Any, result: dict[str, Any], volume: Any) -> NDArray[np.uint8]:
-    """Return the segments of a result as labels on a volume's grid."""
-    shape = Volumes.read(volume).shape
-    labels = np.zeros(shape, np.uint8)
-    for value, found in enumerate(result["segments"].values(), start=1):
-        labels[Segments.segment_array(segmentation, found, volume)] = value
-    return labels
-
-
-def dice(one: NDArray[Any], other: NDArray[Any], value: int) -> float:
-    a, b = one == value, other == value
-    return float(2 * (a & b).sum() / max(1, a.sum() + b.sum()))
-
-
-def add_organs(scene: Any) -> Any:
-    return scene.AddNewNodeByClass("vtkMRMLSegmentationNode", "organs")
-
-
-@pytest.fixture(scope="module")
-def plain(_scene: Any, session: Session, patient: Patient) -> Plain:
-    _scene.Clear(0)
-    volume = slicer.util.addVolumeFromArray(patient.ct, patient.ijk_to_ras, "CT")
-    segmentation = add_organs(_scene)
-    result = UNetPPLogic(session).segment(volume, segmentation, level=LEVEL)
-    return Plain(labels_of(segmentation, result, volume), result)
-
-
-def agree(found: NDArray[Any], plain: Plain, least: float) -> None:
-    """Assert that every organ of the plain result is where it was."""
-    organs = [v for v in range(1, 8) if (plain.labels == v).sum() > 50]
-    assert len(organs) >= 4
-    for value in organs:
-        assert dice(found, plain.labels, value) >= least, value
 
 
 def test_organs_lie_where_the_truth_is(plain: Plain, patient: Patient) -> None:
@@ -122,115 +61,6 @@ def test_a_batch_waits_and_fills_the_segmentation(
 
 
 _LOADED_BEFORE = set(sys.modules)
-
-
-def test_a_ct_of_1_mm_gives_the_same_organs_on_its_own_grid(
-    logic: UNetPPLogic, add_ct: Callable[..., Any], scene: Any, patient: Patient, plain: Plain
-) -> None:
-    spacing = np.linalg.norm(patient.ijk_to_ras[:3, :3], axis=0)[::-1]  # z, y, x
-    fine = ndimage.zoom(patient.ct.astype(np.float32), spacing, order=1, grid_mode=True,
-                        mode="nearest").astype(np.int16)  # fmt: skip
-    step = np.array(patient.ct.shape) / np.array(fine.shape)  # old voxels in a new one
-    matrix = patient.ijk_to_ras.copy()
-    matrix[:3, :3] *= step[::-1]
-    first = ((step - 1) / 2)[::-1]
-    matrix[:3, 3] += patient.ijk_to_ras[:3, :3] @ first
-    volume, segmentation = add_ct(fine, matrix), add_organs(scene)
-    result = logic.segment(volume, segmentation, level=LEVEL)
-    found = labels_of(segmentation, result, volume)
-    assert found.shape == fine.shape
-    z, y, x = (
-        np.clip(((np.arange(n) + 0.5) / s).astype(int), 0, m - 1)
-        for n, s, m in zip(patient.ct.shape, step, fine.shape, strict=True)
-    )
-    agree(found[np.ix_(z, y, x)], plain, 0.9)
-
-
-def turn(degrees: float) -> NDArray[np.float64]:
-    """Return a turn about an oblique axis."""
-    from scipy.spatial.transform import Rotation
-
-    axis = np.array([0.5, -0.3, 0.8])
-    matrix = np.eye(4)
-    matrix[:3, :3] = Rotation.from_rotvec(
-        np.deg2rad(degrees) * axis / np.linalg.norm(axis)
-    ).as_matrix()
-    matrix[:3, 3] = (12.0, -40.0, 7.0)
-    return matrix
-
-
-def test_an_oblique_ct_gives_the_same_organs(
-    logic: UNetPPLogic, add_ct: Callable[..., Any], scene: Any, patient: Patient, plain: Plain
-) -> None:
-    """The same voxels, their axes turned by 20 degrees in space."""
-    volume = add_ct(patient.ct, turn(20.0) @ patient.ijk_to_ras)
-    segmentation = add_organs(scene)
-    result = logic.segment(volume, segmentation, level=LEVEL)
-    agree(labels_of(segmentation, result, volume), plain, 0.99)
-
-
-def test_a_ct_that_is_stored_in_another_order_gives_the_same_organs(
-    logic: UNetPPLogic, add_ct: Callable[..., Any], scene: Any, patient: Patient, plain: Plain
-) -> None:
-    """Sagittal slices, from left to right and upside down: i, j, k become j, -k, -i."""
-    z, _, x = patient.ct.shape
-    stored = np.ascontiguousarray(patient.ct[::-1, :, ::-1].transpose(2, 0, 1))  # (x, z, y)
-    swap = np.array([[0, 0, -1, x - 1], [1, 0, 0, 0], [0, -1, 0, z - 1], [0, 0, 0, 1.0]])
-    volume = add_ct(stored, patient.ijk_to_ras @ swap)
-    segmentation = add_organs(scene)
-    result = logic.segment(volume, segmentation, level=LEVEL)
-    found = labels_of(segmentation, result, volume)
-    agree(found.transpose(1, 2, 0)[::-1, :, ::-1], plain, 0.99)
-
-
-def test_a_ct_that_is_cut_obliquely_gives_organs_in_the_same_places(
-    logic: UNetPPLogic, add_ct: Callable[..., Any], scene: Any, patient: Patient, plain: Plain
-) -> None:
-    """New slices of 2 mm, tilted by 8 degrees, through the patient; mapped back, the organs agree.
-
-    The patient is as he was; only the grid is another one.
-    """
-    old = np.array(patient.ct.shape, float)
-    step = np.linalg.norm(patient.ijk_to_ras[:3, :3], axis=0)[::-1] / 2.0
-    new = np.ceil(old * step).astype(int)
-    tilt = np.array(turn(8.0))[:3, :3]
-    matrix = np.eye(4)
-    axes = patient.ijk_to_ras[:3, :3] / np.linalg.norm(patient.ijk_to_ras[:3, :3], axis=0)
-    matrix[:3, :3] = tilt @ axes * 2.0
-    centre = patient.ijk_to_ras @ np.r_[(old[::-1] - 1) / 2, 1]
-    matrix[:3, 3] = centre[:3] - matrix[:3, :3] @ ((new[::-1] - 1) / 2)
-    to_old = np.linalg.inv(patient.ijk_to_ras) @ matrix
-    swap = [2, 1, 0]
-    cut = ndimage.affine_transform(
-        patient.ct.astype(np.float32), to_old[:3, :3][np.ix_(swap, swap)], to_old[:3, 3][swap],
-        tuple(new), order=1, mode="nearest",
-    ).astype(np.int16)  # fmt: skip
-    volume, segmentation = add_ct(cut, matrix), add_organs(scene)
-    result = logic.segment(volume, segmentation, level=LEVEL)
-    found = labels_of(segmentation, result, volume)
-    back = np.linalg.inv(to_old)
-    mapped = ndimage.affine_transform(
-        found, back[:3, :3][np.ix_(swap, swap)], back[:3, 3][swap], patient.ct.shape, order=0
-    )
-    # The network sees a tilted patient: what is thick agrees, what is two voxels thick nearly so.
-    for value, least in ((3, 0.9), (4, 0.9), (7, 0.9), (1, 0.8), (2, 0.75)):
-        assert dice(mapped, plain.labels, value) >= least, value
-
-
-def test_under_a_transform_the_organs_are_the_same_and_under_it_too(
-    logic: UNetPPLogic,
-    add_ct: Callable[..., Any],
-    add_transform: Callable[..., Any],
-    scene: Any,
-    patient: Patient,
-    plain: Plain,
-) -> None:
-    volume, segmentation = add_ct(patient.ct, patient.ijk_to_ras), add_organs(scene)
-    moved = add_transform(turn(25.0))
-    volume.SetAndObserveTransformNodeID(moved.GetID())
-    result = logic.segment(volume, segmentation, level=LEVEL)
-    assert segmentation.GetTransformNodeID() == moved.GetID()
-    agree(labels_of(segmentation, result, volume), plain, 0.99)
 
 
 def test_a_region_of_interest_and_a_slab_equal_the_whole_there(
