@@ -129,7 +129,7 @@ def no_bfloat16(w: World) -> list[object]:
 
 def many_objects(w: World) -> list[object]:
     w.patch.setattr(
-        "napari_unetpp.core.run.inference.label_instances",
+        "napari_unetpp.core.run.writing.label_instances",
         lambda x, *_, **__: np.arange(x[0].size, dtype=np.int32).reshape(x.shape[1:]),
     )
     png = w.target.with_suffix(".png")

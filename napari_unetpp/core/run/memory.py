@@ -100,6 +100,19 @@ def bytes_per_pixel(config: NetworkConfig, level: int, itemsize: int) -> float:
     return float(itemsize * (kept_values(config, level) + 2 * widest + ends))
 
 
+def waiting_bytes_per_pixel(config: NetworkConfig) -> float:
+    """Return the memory beside a pass of the same size, for each pixel (voxel) of its input.
+
+    What is read ahead, as it was read and normalised, and what is not yet written.
+
+    Parameters
+    ----------
+    config : NetworkConfig
+        The network.
+    """
+    return float(8 * config.in_channels + 4 * config.out_channels)
+
+
 def release_pages(data: Any) -> None:
     """Let go of the pages of a memory-mapped file that were read.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +18,7 @@ from napari_unetpp.core.errors import InputError, OutOfMemory
 from napari_unetpp.core.events import Note
 from napari_unetpp.core.run import memory
 from napari_unetpp.core.run.adaptive import Adaptive
+from napari_unetpp.core.run.overlap import Ahead, Batch, Load, Loaded
 from napari_unetpp.core.run.precision import DTYPES
 from napari_unetpp.core.run.runtime import Level, Runner
 from napari_unetpp.core.run.tiling import (
@@ -28,8 +29,6 @@ from napari_unetpp.core.run.tiling import (
     default_core,
     padded_size,
 )
-
-Load = Callable[[int, Tile], tuple[NDArray[np.float32], int]]
 
 # Pixels (voxels) of a batch: enough to fill the device when planes are small.
 BATCH_PIXELS = {"cpu": 2**18, "cuda": 2**22, "mps": 2**21}
@@ -53,6 +52,8 @@ class Block:
         Tiles finished and tiles in all.
     level : int or "ensemble"
         What it was run at; of "auto" the one that the tile came to.
+    batch : int
+        Number of the pass that it came from.
     """
 
     plane: int
@@ -62,6 +63,7 @@ class Block:
     done: int
     total: int
     level: Level = "ensemble"
+    batch: int = 0
 
 
 def plan_tiles(
@@ -110,8 +112,11 @@ def plan_tiles(
 
 
 def _bytes_per_pixel(runner: Runner, level: Level) -> float:
-    itemsize = DTYPES[runner.precision_of(level)].itemsize
-    return memory.bytes_per_pixel(runner.card.network, runner.stage_of(level), itemsize)
+    network, itemsize = runner.card.network, DTYPES[runner.precision_of(level)].itemsize
+    needed = memory.bytes_per_pixel(network, runner.stage_of(level), itemsize)
+    # A GPU has memory of its own; what waits lies in the host's.
+    waiting = 0.0 if runner.device.kind == "cuda" else memory.waiting_bytes_per_pixel(network)
+    return needed + waiting
 
 
 class _Queue:
@@ -136,7 +141,7 @@ class _Queue:
         self._front.extendleft((plane, piece) for piece in reversed(pieces[1:]))
         return plane, pieces[0]
 
-    def take(self, limit: Callable[[Tile], int]) -> list[tuple[int, Tile]]:
+    def take(self, limit: Callable[[Tile], int]) -> Batch:
         """Take the next tiles whose windows and cores are of one shape."""
         first = self._next()
         if first is None:
@@ -154,7 +159,7 @@ class _Queue:
             batch.append(item)
         return batch
 
-    def put_back(self, batch: list[tuple[int, Tile]]) -> None:
+    def put_back(self, batch: Batch) -> None:
         """Put a batch back to the front."""
         self._front.extendleft(reversed(batch))
 
@@ -170,8 +175,8 @@ class _Queue:
 
 
 def stream(
-    runner: Runner, level: Level, load: Load, plan: TilePlan, planes: int
-) -> Iterator[Block | Note]:
+    runner: Runner, level: Level, load: Load, plan: TilePlan, planes: int, *, ahead: bool = False
+) -> Generator[Block | Note, None, None]:
     """Run every tile of every plane or volume, in order.
 
     When memory runs out, what is cached is freed and smaller batches, then halved tiles
@@ -190,6 +195,10 @@ def stream(
         Tiles of each plane.
     planes : int
         Number of planes or volumes, all of the plan's shape.
+    ahead : bool
+        Load the next batch on a thread of its own while one is computed, until memory runs
+        out for the first time. `load` is never called by two threads at once. Closing the
+        generator ends the thread.
 
     Yields
     ------
@@ -204,7 +213,7 @@ def stream(
     queue = _Queue(plan, planes)
     adaptive = Adaptive(runner) if level == "auto" else None
     most = math.inf
-    done = 0
+    done = number = 0
     told = len(runner.notes)
 
     def limit(tile: Tile) -> int:
@@ -216,33 +225,46 @@ def stream(
             room = min(room, memory.budget_bytes(kind) / needed)
         return max(1, int(min(room, most)))
 
-    while batch := queue.take(limit):
-        results, bad, reached = _attempt(runner, level, load, batch, adaptive, plan.shape)
-        yield from runner.notes[told:]
-        told = len(runner.notes)
-        if results is None:
-            memory.free_memory(runner.device.kind)
-            queue.put_back(batch)
-            if len(batch) > 1:
-                most = len(batch) // 2
-                yield Note(
-                    f"memory ran out: batches were cut to {most:.0f} tile(s).", "smaller-batches"
-                )
-            elif queue.halve(batch[0][1]):
-                size = "x".join(str(n) for n in queue.cap)
-                yield Note(f"memory ran out: tiles were halved to {size}.", "smaller-tiles")
-            elif runner.device.kind != "cpu":
-                runner.to_cpu("the smallest tile does not fit into the GPU's memory")
-                queue.cap, most = plan.core, math.inf
-            else:
-                raise OutOfMemory(
-                    f"the smallest tile ({'x'.join(map(str, batch[0][1].window_shape))} with its "
-                    "halo) does not fit into memory; close other programs or take a lower level."
-                )
-            continue
-        for (plane, tile), result, count, at in zip(batch, results, bad, reached, strict=True):
-            done += 1
-            yield Block(plane, tile, result, count, done, queue.total, at)
+    with Ahead(load) as loads:
+        batch = queue.take(limit)
+        while batch:
+            following = queue.take(limit) if ahead else []
+            results, bad, reached = _attempt(
+                runner, level, loads, batch, following, adaptive, plan.shape
+            )
+            yield from runner.notes[told:]
+            told = len(runner.notes)
+            if results is None:
+                loads.drop()
+                memory.free_memory(runner.device.kind)
+                queue.put_back(following)
+                queue.put_back(batch)
+                ahead = ahead and runner.device.kind == "cuda"  # which lacks memory of its own
+                if len(batch) > 1:
+                    most = len(batch) // 2
+                    yield Note(
+                        f"memory ran out: batches were cut to {most:.0f} tile(s).",
+                        "smaller-batches",
+                    )
+                elif queue.halve(batch[0][1]):
+                    size = "x".join(str(n) for n in queue.cap)
+                    yield Note(f"memory ran out: tiles were halved to {size}.", "smaller-tiles")
+                elif runner.device.kind != "cpu":
+                    runner.to_cpu("the smallest tile does not fit into the GPU's memory")
+                    queue.cap, most = plan.core, math.inf
+                else:
+                    raise OutOfMemory(
+                        "the smallest tile "
+                        f"({'x'.join(map(str, batch[0][1].window_shape))} with its halo) does not "
+                        "fit into memory; close other programs or take a lower level."
+                    )
+                batch = queue.take(limit)
+                continue
+            for (plane, tile), result, count, at in zip(batch, results, bad, reached, strict=True):
+                done += 1
+                yield Block(plane, tile, result, count, done, queue.total, at, number)
+            number += 1
+            batch = following or queue.take(limit)
 
 
 def _ends(tile: Tile, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -253,31 +275,43 @@ def _ends(tile: Tile, shape: tuple[int, ...]) -> tuple[int, ...]:
 def _attempt(
     runner: Runner,
     level: Level,
-    load: Load,
-    batch: list[tuple[int, Tile]],
+    loads: Ahead,
+    batch: Batch,
+    following: Batch,
     adaptive: Adaptive | None,
     shape: tuple[int, ...],
 ) -> tuple[Sequence[NDArray[np.float32]] | None, list[int], list[Level]]:
-    """Run a batch; None if memory ran out.
+    """Run a batch while the one after it is loaded; None if memory ran out.
 
     The error is dropped here, because its traceback would keep the tensors alive that have
     to be freed before the next attempt.
     """
     try:
-        loaded = [load(plane, tile) for plane, tile in batch]
-        bad = [bad for _, bad in loaded]
-        if adaptive is not None:
-            each = [
-                adaptive.run(window, tile.inner, _ends(tile, shape))
-                for (window, _), (_, tile) in zip(loaded, batch, strict=True)
-            ]
-            return [one.probabilities for one in each], bad, [one.level for one in each]
-        x = np.stack([window for window, _ in loaded])  # (N, C, *space)
-        found = runner.probabilities(x, level, crop=batch[0][1].inner)
-        return list(found), bad, [level] * len(batch)
+        loaded = loads.get(batch)
+        loads.begin(following)
+        return _computed(runner, level, loaded, batch, adaptive, shape)
     except OutOfMemory:  # already judged: what ran out is no tile
         raise
     except (MemoryError, RuntimeError) as error:
         if not memory.is_out_of_memory(error):
             raise
     return None, [], []
+
+
+def _computed(
+    runner: Runner,
+    level: Level,
+    loaded: Loaded,
+    batch: Batch,
+    adaptive: Adaptive | None,
+    shape: tuple[int, ...],
+) -> tuple[Sequence[NDArray[np.float32]], list[int], list[Level]]:
+    """Return probabilities, pixels that were not finite, and levels, tile by tile."""
+    if adaptive is None:
+        found = runner.probabilities(loaded.x, level, crop=batch[0][1].inner)
+        return list(found), loaded.non_finite, [level] * len(batch)
+    each = [
+        adaptive.run(window, tile.inner, _ends(tile, shape))
+        for window, (_, tile) in zip(loaded.x, batch, strict=True)
+    ]
+    return [one.probabilities for one in each], loaded.non_finite, [one.level for one in each]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -428,9 +429,10 @@ def test_closing_stops_between_two_tiles() -> None:
     events = predict(Image(lazy, "YX"), runner_of(), sink, level=1, tile=512)
     for _ in range(2):
         assert isinstance(next(events), TileDone)
-    reads = len(lazy.sizes)
     events.close()
-    assert len(lazy.sizes) == reads == 3  # the sample and two tiles
+    reads = len(lazy.sizes)
+    assert 3 <= reads <= 5  # the sample, two tiles, one that was computed and one read ahead
+    assert not [t for t in threading.enumerate() if t.name.startswith("unetpp-")]
     assert (sink[:, :1024] < 2).all()
     assert (sink[:, 1024:] == 99).all()
 
