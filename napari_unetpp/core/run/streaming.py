@@ -21,17 +21,22 @@ from napari_unetpp.core.run.adaptive import Adaptive
 from napari_unetpp.core.run.overlap import Ahead, Batch, Load, Loaded
 from napari_unetpp.core.run.precision import DTYPES
 from napari_unetpp.core.run.runtime import Level, Runner
+from napari_unetpp.core.run.tilesize import default_core
 from napari_unetpp.core.run.tiling import (
     Region,
     Tile,
     TilePlan,
     aligned,
-    default_core,
     padded_size,
 )
 
 # Pixels (voxels) of a batch: enough to fill the device when planes are small.
 BATCH_PIXELS = {"cpu": 2**18, "cuda": 2**22, "mps": 2**21}
+
+# Share of what a pass may take up to which it is the fastest: backends keep so much memory for
+# the next pass. Where it is also the viewer's and everybody else's, a gigabyte is enough.
+_EASY_SHARE = 0.25
+_EASY_BYTES = 2**30
 
 
 @dataclass(frozen=True)
@@ -107,7 +112,9 @@ def plan_tiles(
         return TilePlan(shape, stage, int(tile), region)
     kind = runner.device.kind
     per_pixel = _bytes_per_pixel(runner, level)
-    core = default_core(shape, stage, per_pixel, memory.budget_bytes(kind))
+    budget = memory.budget_bytes(kind)
+    easy = _EASY_SHARE * budget if kind == "cuda" else min(_EASY_SHARE * budget, _EASY_BYTES)
+    core = default_core(shape, stage, per_pixel, budget, easy=easy, region=region)
     return TilePlan(shape, stage, core, region)
 
 

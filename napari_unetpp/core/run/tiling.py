@@ -21,11 +21,6 @@ from napari_unetpp.core.errors import InputError
 
 Region = tuple[slice, ...]
 
-# Core edge by level (the last serves deeper ones): the halo grows with 2^level, so small
-# cores at L4 would compute mostly what is thrown away, and large ones at L1 only cost memory.
-DEFAULT_CORE = {2: (512, 512, 768, 768), 3: (128, 160, 192, 256)}
-_SMALLEST_DEFAULT = 32
-
 
 @dataclass(frozen=True)
 class Tile:
@@ -149,7 +144,7 @@ class TilePlan:
         self._origin = tuple(s.start for s in span)
         lengths = [s.stop - s.start for s in span]
         self.core = tuple(
-            _balanced(n, size, 2**level) for n, size in zip(lengths, sizes, strict=True)
+            balanced(n, size, 2**level) for n, size in zip(lengths, sizes, strict=True)
         )
         self._counts = tuple(-(-n // c) for n, c in zip(lengths, self.core, strict=True))
 
@@ -193,51 +188,26 @@ class TilePlan:
         """
         spans = []
         for part, size in zip(aligned(tile.core, self.level), core, strict=True):
-            size = _balanced(part.stop - part.start, size, 2**self.level)
+            size = balanced(part.stop - part.start, size, 2**self.level)
             spans.append([(s, s + size) for s in range(part.start, part.stop, size)])
         return [self._tile(span, tile.core) for span in itertools.product(*spans)]
 
 
-def _balanced(padded: int, core: int, step: int) -> int:
-    largest = min(max(core // step * step, step), padded)
-    count = -(-padded // largest)
-    return -(-padded // (count * step)) * step
-
-
-def default_core(
-    shape: Sequence[int], level: int, bytes_per_pixel: float = 0.0, budget: float = math.inf
-) -> tuple[int, ...]:
-    """Choose a core for each axis: efficient, and within a budget of memory.
-
-    An axis on which core and halo would cover the image anyway gets a single tile.
+def balanced(padded: int, core: int, step: int) -> int:
+    """Return the core, no larger than `core`, with which the tiles of an axis are nearly equal.
 
     Parameters
     ----------
-    shape : sequence of int
-        Size of the image along each of its 2 or 3 spatial axes.
-    level : int
-        Level to run.
-    bytes_per_pixel : float
-        Estimated memory of a pass, for each pixel of the window.
-    budget : float
-        Bytes that a pass should need at most. The smallest window may exceed it.
-
-    Returns
-    -------
-    tuple of int
-        Core along each axis, multiples of 2^level.
+    padded : int
+        Length of the axis, a multiple of `step`.
+    core : int
+        Largest core.
+    step : int
+        What it is a multiple of; it is at least that.
     """
-    by_level = DEFAULT_CORE[len(shape)]
-    edge = padded_size(by_level[min(level, len(by_level)) - 1], level)
-    least = max(2**level, _SMALLEST_DEFAULT)
-    reach = aligned_halo(level)
-    while True:
-        padded = [padded_size(n, level) for n in shape]
-        core = tuple(p if p <= edge + 2 * reach else edge for p in padded)
-        window = math.prod(min(p, edge + 2 * reach) for p in padded)
-        if window * bytes_per_pixel <= budget or edge <= least:
-            return core
-        edge = max(padded_size(edge // 2, level), least)
+    largest = min(max(core // step * step, step), padded)
+    count = -(-padded // largest)
+    return -(-padded // (count * step)) * step
 
 
 def read_window(

@@ -13,7 +13,6 @@ from napari_unetpp.core.run.tiling import (
     Tile,
     TilePlan,
     aligned_halo,
-    default_core,
     padded_size,
     read_window,
 )
@@ -128,20 +127,6 @@ def test_tiles_are_made_one_by_one() -> None:
 def test_bad_plans(shape: tuple[int, ...], core: int | tuple[int, ...], message: str) -> None:
     with pytest.raises(InputError, match=message):
         TilePlan(shape, 2, core)
-
-
-def test_default_core_is_one_tile_where_the_window_would_cover_the_image() -> None:
-    assert default_core((700, 5000), 4) == (704, 768)
-    assert default_core((960, 961), 4) == (960, 768)
-    assert default_core((96, 96), 1) == (96, 96)
-
-
-def test_default_core_shrinks_to_the_budget() -> None:
-    # (512 + 16)² pixels at 100 bytes are 28 MB, (256 + 16)² are 7.4 MB.
-    assert default_core((5000, 5000), 1, 100.0, 30e6) == (512, 512)
-    assert default_core((5000, 5000), 1, 100.0, 10e6) == (256, 256)
-    assert default_core((5000, 5000), 1, 100.0, 1.0) == (32, 32)
-    assert default_core((400,) * 3, 4, 1.0, 1.0) == (32, 32, 32)
 
 
 def test_read_window_reads_only_the_image_and_repeats_its_last_rows() -> None:
