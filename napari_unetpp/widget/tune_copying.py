@@ -82,12 +82,7 @@ class TuneCopying:
             return finetune_command(data, folder, choices)
 
         form.set_status("looking into the files …", "busy")
-        in_background(
-            self.relay,
-            work,
-            self._copied,
-            lambda error: form.set_status(_sentence(error), "warning"),
-        )
+        in_background(self.relay, work, self._copied, self._failed)
 
     def _copied(self, text: str) -> None:
         clipboard = QApplication.clipboard()
@@ -96,7 +91,7 @@ class TuneCopying:
         self.form.set_status(f"copied: {text}", "info")
 
     def _failed(self, error: Exception) -> None:
-        self.form.set_status(_sentence(error), "warning")
+        self.form.set_status(str(error), "warning")
 
     def _of_files(self) -> Callable[[], tuple[list[str], Path]]:
         """Return what names the image in hand and its strokes by their own files."""
@@ -149,8 +144,3 @@ class TuneCopying:
     def _painted(self) -> Image:
         source, layer = self.painting.source(), self.painting.layer
         return Image(source.data, source.axes, name=str(layer.name), path=file_of(layer))
-
-
-def _sentence(error: Exception) -> str:
-    text = str(error)
-    return f"{text[:1].upper()}{text[1:]}"

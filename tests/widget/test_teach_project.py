@@ -10,12 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 import tifffile
+import torch
 from numpy.typing import NDArray
 from qtpy.QtWidgets import QApplication, QWidget
 
 from napari_unetpp.cli.main import main
-from napari_unetpp.core.config import ClassInfo
-from napari_unetpp.core.model.cards import read_card
+from napari_unetpp.core.config import ClassInfo, ModelCard, NetworkConfig
+from napari_unetpp.core.model.cards import bundled_models, read_card
+from napari_unetpp.core.model.modelfile import save_model
+from napari_unetpp.core.nn.network import NestedUNet
 from napari_unetpp.core.teach.project import Project
 from napari_unetpp.core.tune.strokes import load_split, split_path
 from napari_unetpp.engine.client import Engine
@@ -90,6 +93,17 @@ def project(tmp_path: Path, blobs: NDArray[np.uint8]) -> Project:
         tifffile.imwrite(path, blobs)
         made.add(path, strokes(top=3), name=name)
     return made
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a small model that knows nothing yet: quick where its answers do not matter."""
+    config = NetworkConfig(filters=(4, 6, 8))
+    card = ModelCard("small", config, (ClassInfo("nucleus"),), levels_trained=(1, 2))
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        network = NestedUNet(config)
+    return save_model(tmp_path_factory.mktemp("model") / "small.safetensors", network, card)
 
 
 def opened(dock: UNetPPWidget, qtbot: Any, project: Project) -> UNetPPWidget:
@@ -167,8 +181,6 @@ def test_images_that_are_all_gone_are_said(
 def test_it_begins_with_what_the_project_begins_with(
     make_dock: Callable[..., UNetPPWidget], qtbot: Any, project: Project, tmp_path: Path, base: str
 ) -> None:
-    from napari_unetpp.core.model.cards import bundled_models
-
     mine = tmp_path / "mine.safetensors"
     if base == "file":
         mine.write_bytes(bundled_models()["nuclei"].read_bytes())
@@ -208,11 +220,12 @@ def test_the_real_engine_learns_from_it(
 
 
 def test_a_project_is_copied_once_its_strokes_are_saved(
-    make_dock: Callable[..., UNetPPWidget], qtbot: Any, project: Project, tmp_path: Path,
+    make_dock: Callable[..., UNetPPWidget], qtbot: Any, project: Project, small: Path,
     blobs: NDArray[np.uint8],
 ) -> None:  # fmt: skip
+    project.set_base(small)
     dock = opened(make_dock(), qtbot, project)
-    out = project.folder / "nuclei-tuned.safetensors"
+    out = project.folder / "small-tuned.safetensors"
     said = copied(dock, qtbot)  # no image in hand
     clipboard = QApplication.clipboard()
     assert clipboard is not None
@@ -222,14 +235,14 @@ def test_a_project_is_copied_once_its_strokes_are_saved(
     assert words[words.index("--classes") + 1] == "nucleus,debris"
     assert main([*words[1:], *QUICK]) == 0
     assert [c.name for c in read_card(out).classes] == ["nucleus", "debris"]
-    assert read_card(out).name == "nuclei-tuned"
+    assert read_card(out).name == "small-tuned"
 
     part(dock, "training_set_list").setCurrentRow(0)
     part(dock, "show_pair_button").click()
     qtbot.waitUntil(lambda: dock.teach.painting.layer is not None, timeout=WAIT)
     painting = dock.teach.painting
     qtbot.waitUntil(lambda: bool(painting.counts), timeout=WAIT)
-    assert "nuclei-tuned-2.safetensors" in copied(dock, qtbot)  # the one that is there stays
+    assert "small-tuned-2.safetensors" in copied(dock, qtbot)  # the one that is there stays
     painting.layer.paint((50, 50), 2)
     assert "paint: one was painted on since it was saved: press Save" in copied(dock, qtbot)
     part(dock, "save_project_button").click()
@@ -244,9 +257,11 @@ def test_a_project_is_copied_once_its_strokes_are_saved(
 
 
 def test_saved_layers_are_copied_with_their_sides(
-    make_dock: Callable[..., UNetPPWidget], qtbot: Any, tmp_path: Path, blobs: NDArray[np.uint8]
-) -> None:
+    make_dock: Callable[..., UNetPPWidget], qtbot: Any, tmp_path: Path, small: Path,
+    blobs: NDArray[np.uint8],
+) -> None:  # fmt: skip
     dock = make_dock(data=blobs, name="cells")
+    dock.selection.add_model(str(small))
     button = part(dock, "copy_finetune_button")
     assert not button.isEnabled()
     assert "press New" in button.toolTip()
@@ -254,7 +269,7 @@ def test_saved_layers_are_copied_with_their_sides(
     layer, painting = dock.teach.painting.layer, dock.teach.painting
     layer.data = strokes()
     qtbot.waitUntil(lambda: bool(painting.counts), timeout=WAIT)
-    assert "Cells is in no file that a command could read: press Save as…" in copied(dock, qtbot)
+    assert "cells is in no file that a command could read: press Save as…" in copied(dock, qtbot)
 
     tifffile.imwrite(tmp_path / "cells.tif", blobs)
     tifffile.imwrite(tmp_path / "paint.tif", strokes())
