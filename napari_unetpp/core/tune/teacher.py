@@ -31,15 +31,20 @@ KNOWN = 0.7
 """IoU on its training strokes from which the base is believed where nothing is held out."""
 SIGMAS = {2: 16.0, 3: 16.0}
 """Coarsest scale of the features, in pixels or voxels."""
+TEXTURED = 2**19
+"""Voxels up to which a volume's features have texture (curvature): it takes nine tenths of their time,
+8 s for two million voxels on two cores, and brings an IoU of 0.02 to 0.04."""
 
 
-def features(image: NDArray[np.float32]) -> NDArray[np.float32]:
+def features(image: NDArray[np.float32], *, texture: bool = True) -> NDArray[np.float32]:
     """Return intensity, edges and texture on several scales, (*space, F).
 
     Parameters
     ----------
     image : ndarray of float32
         (C, *space), normalised.
+    texture : bool, optional
+        With the eigenvalues of the Hessian.
     """
     from skimage.feature import multiscale_basic_features
 
@@ -48,6 +53,7 @@ def features(image: NDArray[np.float32]) -> NDArray[np.float32]:
         sigma_min=1.0,
         sigma_max=SIGMAS[image.ndim - 1],
         channel_axis=0,
+        texture=texture,
     )
     return np.asarray(found, np.float32)
 
@@ -109,11 +115,12 @@ def fit_forest(
     """
     from sklearn.ensemble import ExtraTreesClassifier
 
+    texture = windows[0].labels.ndim == 2 or sum(w.labels.size for w in windows) <= TEXTURED
     sets: list[NDArray[np.float32]] = []
     for number, window in enumerate(windows):
         if number and enough():
             break
-        found = features(window.image)
+        found = features(window.image, texture=texture)
         if heads is not None:
             found = np.concatenate([found, np.moveaxis(heads[number], 0, -1)], axis=-1)
         sets.append(found)
