@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +17,8 @@ from napari_unetpp.cli.main import main
 from napari_unetpp.core.config import ClassInfo, InstanceRule, ModelCard, NetworkConfig
 from napari_unetpp.core.model.modelfile import save_model
 from napari_unetpp.core.nn.network import NestedUNet
+
+sys.path.insert(0, str(Path(__file__).parent))  # for bad_input_helpers and its cases
 
 FILTERS = (4, 8, 12, 16, 20)
 ORGANS = {
