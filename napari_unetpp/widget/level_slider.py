@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from qtpy.QtCore import QSize, Qt, Signal
-from qtpy.QtGui import QMouseEvent, QResizeEvent
+from qtpy.QtGui import QFontMetrics, QMouseEvent, QResizeEvent, QShowEvent
 from qtpy.QtWidgets import QGridLayout, QSizePolicy, QWidget
 
 from napari_unetpp.widget.figures_table import LevelFigures, Row, table
@@ -90,7 +90,7 @@ class LevelSlider(QWidget):
         self.slider.settled.connect(self._settled)
         self._names = {stop: _StopName(level_name(level_at(stop))) for stop in STOPS}
         self._track = _Track(self.slider)
-        self._hint = TextLabel(muted=True)
+        self._hint = TextLabel(wrap=True, muted=True)
         self._hint.setObjectName("auto_hint")
         self._calibrated = True
         self._rows = [self._make_row() for _ in range(2)]
@@ -132,6 +132,11 @@ class LevelSlider(QWidget):
             self._show_row(labels, row)
         self._show_auto(auto is not None)
         self._mark()
+
+    def showEvent(self, event: QShowEvent | None) -> None:
+        """Make room for the names in the font that they have now."""
+        super().showEvent(event)
+        self._make_room()
 
     def set_available(self, available: bool, reason: str = "") -> None:
         """Allow choosing a level, or say why there is nothing to choose."""
@@ -185,7 +190,22 @@ class LevelSlider(QWidget):
         self._ends[1].show_text("" if there else "best")
         self._grid.removeWidget(self._track)
         self._grid.addWidget(self._track, 1, 1, 1, len(self.slider.stops))
+        self._make_room()
         self._track.arrange()
+
+    def _make_room(self) -> None:
+        """Keep the columns as wide as "auto", the longest name; they are of one width."""
+        name = self._names[AUTO]
+        name.ensurePolished()  # the stylesheet's font, not the application's
+        font = name.font()
+        font.setBold(True)
+        frame = name.width() - name.contentsRect().width()
+        there = AUTO in self.slider.trained
+        room = QFontMetrics(font).horizontalAdvance("auto") + frame + 1 if there else 0
+        # Five columns leave none to spare beside the longest header and note.
+        self._grid.setHorizontalSpacing(0 if there else 2)
+        for stop in STOPS:
+            self._grid.setColumnMinimumWidth(stop, room)
 
     @staticmethod
     def _show_row(labels: list[TextLabel], row: Row) -> None:
@@ -220,6 +240,6 @@ class LevelSlider(QWidget):
         text = _AUTO + ("" if self._calibrated else " (not calibrated)")
         last = level_name(max((s for s in self.slider.trained if s != AUTO), default=LEVELS[-1]))
         self._hint.show_text(
-            text if auto else f"{last} is best; auto goes that deep only where needed",
+            text if auto else f"{last} is best, auto as deep as needed",
             "" if auto and self._calibrated else (_UNCALIBRATED if auto else _AUTO_TIP),
         )

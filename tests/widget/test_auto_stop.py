@@ -94,10 +94,25 @@ def test_its_figures_stand_under_it(levels: LevelSlider) -> None:
     assert bold == {"auto", UNKNOWN, "0.15"}
 
 
+def test_its_name_is_whole_in_a_narrow_dock(qtbot: Any, napari_theme: str) -> None:
+    levels = LevelSlider()
+    qtbot.addWidget(levels)
+    levels.setFixedWidth(304)  # of the 320 of the dock
+    slow = LevelFigures(0.78, "Dice", 1234.5, False, "megavoxel")
+    levels.set_levels(LEVELS, dict.fromkeys((*LEVELS, "auto"), slow))
+    levels.set_level(AUTO)
+    with qtbot.waitExposed(levels):
+        levels.show()
+    name = label_with(levels, "auto")
+    assert name.contentsRect().width() >= name.fontMetrics().horizontalAdvance("auto")
+    places = [levels.slider.stop_x(stop) for stop in (*LEVELS, AUTO)]
+    assert np.diff(places) == pytest.approx(np.diff(places).mean(), abs=1.5)
+
+
 def test_a_line_says_what_it_is(
     levels: LevelSlider, with_auto: dict[int | str, LevelFigures]
 ) -> None:
-    assert hint(levels).text() == "L4 is best; auto goes that deep only where needed"
+    assert hint(levels).text() == "L4 is best, auto as deep as needed"
     levels.set_level(AUTO)
     assert hint(levels).text() == "auto: each tile at the level it needs"
     levels.set_levels(LEVELS, {**with_auto, "auto": replace(with_auto["auto"], calibrated=False)})
