@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from napari_unetpp.core.config import NetworkConfig
 from napari_unetpp.core.errors import InputError
+from napari_unetpp.core.nn.joining import join, upsample
 from napari_unetpp.core.nn.variants import (
     Edges,
     Node,
@@ -180,8 +181,8 @@ class NestedUNet(nn.Module):
                 raise InputError("X^{0,0} is needed but no input was given; give the input.")
             source = x
         else:
-            up = self.ups[name](nodes[edges.up])
-            source = torch.cat([*(nodes[s] for s in edges.skips), up], dim=1)
+            up = upsample(self.ups[name], nodes[edges.up])
+            source = join([*(nodes[s] for s in edges.skips), up])
         return cast(Tensor, self.nodes[name](source))
 
     def run_stages(

@@ -63,6 +63,12 @@ def restore_optimiser(optimiser: torch.optim.Optimizer, tensors: Mapping[str, Te
     full = optimiser.state_dict()
     full["state"] = state
     optimiser.load_state_dict(full)
+    # A fused step pairs weights and moments by their place in memory and does not look at their
+    # strides; what comes from a file is contiguous, channels-last weights are not.
+    for weight, values in optimiser.state.items():
+        for name, value in values.items():
+            if value.shape == weight.shape and value.stride() != weight.stride():
+                values[name] = torch.empty_like(weight).copy_(value)
 
 
 def save_state(path: Path, state: TrainState) -> None:

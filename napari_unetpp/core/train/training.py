@@ -89,7 +89,10 @@ class _Training:
         self.network.to(config.device)
         nn.Module.to(self.network, memory_format=last)  # type: ignore[call-overload]
         self.optimiser = torch.optim.AdamW(
-            self.network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+            self.network.parameters(),
+            lr=config.learning_rate,
+            weight_decay=config.weight_decay,
+            fused=True,  # one pass over the weights instead of a dozen
         )
         self.step = 0
         self.best: dict[str, Tensor] = {}
@@ -184,7 +187,10 @@ class _Training:
             group["lr"] = rate
         self.network.train()
         last = torch.channels_last if batch.image.ndim == 4 else torch.channels_last_3d
-        image = batch.image.to(device).contiguous(memory_format=last)
+        image, target, known = (
+            t.to(device).contiguous(memory_format=last)
+            for t in (batch.image, batch.target, batch.known)
+        )
         levels = self.card.network.head_levels
         weights = config.head_weights
         with (
@@ -196,8 +202,8 @@ class _Training:
             with torch.autocast(device.type, enabled=False):
                 loss = deep_supervision_loss(
                     heads,
-                    batch.target.to(device),
-                    batch.known.to(device),
+                    target,
+                    known,
                     self.card.network.activation,
                     weights=None if weights is None else dict(zip(levels, weights, strict=True)),
                     kind=config.loss,

@@ -15,7 +15,13 @@ from napari_unetpp.core.data.augment import AugmentConfig
 from napari_unetpp.core.data.sampling import Sample
 from napari_unetpp.core.errors import FileError, InputError
 from napari_unetpp.core.events import Event, Note, StepDone, Validated, drain
-from napari_unetpp.core.train.checkpoint import TrainState, load_state, save_state
+from napari_unetpp.core.train.checkpoint import (
+    TrainState,
+    load_state,
+    optimiser_tensors,
+    restore_optimiser,
+    save_state,
+)
 from napari_unetpp.core.train.curve import draw_curve
 from napari_unetpp.core.train.history import read_history
 from napari_unetpp.core.train.settings import TrainConfig, learning_rate_factor
@@ -81,6 +87,29 @@ def test_a_run_that_was_stopped_goes_on_with_the_same_result(tmp_path: Path) -> 
     losses = [[row["loss"] for row in read_history(tmp_path / f)] for f in "ab"]
     assert losses[0] == losses[1]
     assert len(losses[0]) == 2
+
+
+def test_moments_come_back_in_the_layout_of_their_weights() -> None:
+    torch.manual_seed(0)
+    networks = [torch.nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last) for _ in range(2)]
+    networks[1].load_state_dict(networks[0].state_dict())
+    optimisers = [torch.optim.AdamW(n.parameters(), lr=0.1, fused=True) for n in networks]
+    x = torch.randn(2, 3, 5, 5)
+
+    def step(which: int) -> None:
+        optimisers[which].zero_grad()
+        networks[which](x).square().mean().backward()
+        optimisers[which].step()
+
+    step(0)
+    networks[1].load_state_dict(networks[0].state_dict())
+    stored = {k: v.contiguous().clone() for k, v in optimiser_tensors(optimisers[0]).items()}
+    restore_optimiser(optimisers[1], stored)
+    for which in (0, 1):
+        step(which)
+    assert torch.equal(networks[0].weight, networks[1].weight)
+    moment = optimisers[1].state[networks[1].weight]["exp_avg"]
+    assert moment.stride() == networks[1].weight.stride()
 
 
 def test_the_seed_decides(tmp_path: Path) -> None:
