@@ -17,7 +17,18 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "slicer_module"))
 
 import slicer
-from slicer_helpers import LEVEL, Patient, Plain, add_organs, bootstrap, labels_of, small_model
+from slicer_helpers import (
+    LEVEL,
+    Patient,
+    Plain,
+    add_organs,
+    add_painted,
+    bootstrap,
+    labels_of,
+    paint,
+    small_model,
+    strokes,
+)
 
 
 @pytest.fixture(scope="session")
@@ -121,3 +132,17 @@ def plain(_scene: Any, session: Any, patient: Patient) -> Plain:
     segmentation = add_organs(_scene)
     result = UNetPPLogic(session).segment(volume, segmentation, level=LEVEL)
     return Plain(labels_of(segmentation, result, volume), result)
+
+
+@pytest.fixture
+def painted_patient(
+    add_ct: Callable[..., Any], scene: Any, patient: Patient
+) -> tuple[Any, Any, dict[str, str]]:
+    """Return volume, segmentation painted through the editor's logic, and classes."""
+    volume = add_ct(patient.ct, patient.ijk_to_ras)
+    node, ids = add_painted(scene, volume, ("bg", "seven", "one"))
+    marks = strokes(patient, (1, 7), 6)
+    for name, mark in (("bg", "background"), ("seven", "7"), ("one", "1")):
+        paint(node, ids[name], volume, marks[mark])
+    classes = {ids["bg"]: "background", ids["seven"]: "mandible", ids["one"]: "brainstem"}
+    return volume, node, classes

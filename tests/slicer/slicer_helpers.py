@@ -166,3 +166,24 @@ def add_organs(scene: Any) -> Any:
 
 LEVEL = 3
 """The level of the plain result: as good as L4, and faster."""
+
+
+def add_painted(scene: Any, volume: Any, names: tuple[str, ...]) -> tuple[Any, dict[str, str]]:
+    """Add a segmentation with empty segments; return it and the id of each."""
+    from UNetPPLib import Segments
+
+    node = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", "painted")
+    Segments.make_ready(node, volume)
+    return node, {name: node.GetSegmentation().AddEmptySegment("", name) for name in names}
+
+
+def strokes(patient: Patient, values: tuple[int, ...], every: int) -> dict[str, NDArray[np.bool_]]:
+    """Return thin strokes along rows inside organs, and in the background."""
+    organs = np.isin(patient.truth, values)
+    rows = np.zeros(patient.truth.shape, bool)
+    rows[::every, ::4] = True
+    marked = {str(v): (patient.truth == v) & rows for v in values}
+    marked["background"] = rows & (patient.truth == 0) & (patient.ct > 600)
+    # Between the organs, and only where the columns are few.
+    marked["background"] &= (np.arange(patient.ct.shape[2]) % 7 < 3) & ~organs
+    return marked
