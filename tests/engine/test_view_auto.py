@@ -7,17 +7,22 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from engine_helpers import LONG, NUCLEI, heard, source_of
 from numpy.typing import NDArray
 
+from napari_unetpp.core.config import ClassInfo, ModelCard, NetworkConfig
 from napari_unetpp.core.data.image import Image
 from napari_unetpp.core.events import drain
-from napari_unetpp.core.model.modelfile import load_model, save_model
+from napari_unetpp.core.model.modelfile import Model, load_model, save_model
+from napari_unetpp.core.nn.network import NestedUNet
 from napari_unetpp.core.run.inference import predict
 from napari_unetpp.core.run.runtime import Runner, choose_device
+from napari_unetpp.core.run.tiling import Tile
 from napari_unetpp.engine.client import Engine
 from napari_unetpp.engine.protocol import LevelReady, ModelRequest, Noted, ViewRequest
 from napari_unetpp.engine.worker.by_tile import in_words
+from napari_unetpp.engine.worker.view import View
 
 
 def run_at(
@@ -70,6 +75,36 @@ def test_it_is_computed_once(engine: Engine, picture: NDArray[Any]) -> None:
     again, after = ask(1)
     assert (again, after) == (["auto"], nodes)
     assert ask()[0] == [1, "auto"]
+
+
+@pytest.mark.parametrize("tolerance", [0.0, 1.0])
+def test_of_a_volume_it_is_the_whole(tolerance: float) -> None:
+    """12 planes are padded to 12 for L2 and to 16 for L3; any region is cut from one run."""
+    torch.manual_seed(2)
+    config = NetworkConfig(ndim=3, filters=(2, 3, 4, 5))
+    card = ModelCard(
+        "v", config, (ClassInfo("a"),), "ZYX", levels_trained=(1, 2, 3), auto_tolerance=tolerance
+    )
+    runner = Runner(
+        Model(card, NestedUNet(config).eval(), Path("v.safetensors"), ""),
+        choose_device("cpu", "float32"),
+    )
+    block = np.random.default_rng(1).random((1, 12, 32, 24), dtype=np.float32)
+    x = np.pad(block, [(0, 0), (0, 4), (0, 0), (0, 0)], mode="edge")
+    core = tuple(slice(0, n) for n in block.shape[1:])
+    tile = Tile(core, tuple(slice(0, n) for n in x.shape[1:]))
+
+    def cut(found: NDArray[np.float32], region: Any) -> NDArray[np.float32]:
+        return found[(slice(None), *region)]
+
+    view = View(("v",), x, tile, runner, cut, block.shape[1:])
+    level, depth = (3, 16) if tolerance == 0.0 else (2, 12)
+    expected = runner.probabilities(x[None, :, :depth], level)[0]
+    for region in (core, (slice(3, 9), slice(0, 32), slice(5, 6))):
+        found = view.auto(region)
+        np.testing.assert_allclose(found.probabilities, expected[(slice(None), *region)], atol=1e-5)
+        assert found.tiles == {level: 1}
+    assert view.auto(core).seconds == found.seconds  # of one run
 
 
 @pytest.mark.parametrize(
