@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from script_helpers import WAIT, Script, begin, paint, part, status
+from script_helpers import Script, begin, paint, part, status
 
 from napari_unetpp.core.config import ClassInfo, ModelCard, NetworkConfig
 from napari_unetpp.core.model.modelfile import read_card, save_model
@@ -19,6 +19,8 @@ from napari_unetpp.core.nn.network import NestedUNet
 from napari_unetpp.engine.client import Engine
 from napari_unetpp.widget import drafts
 from napari_unetpp.widget.dock import UNetPPWidget
+
+WAIT = 180_000
 
 
 @pytest.fixture
