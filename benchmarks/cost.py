@@ -67,16 +67,24 @@ def slope_of(pixels: Sequence[float], seconds: Sequence[float]) -> float:
 
 
 def timed(path: Path, out: Path, runner: Runner, level: int, repeats: int) -> dict[str, Any]:
-    """Segment a file several times; return the least times, and the memory of one more run."""
+    """Segment a file several times; return the least times, the tiles and the peak of memory.
+
+    The memory is that of the last run, which is watched while it is timed: a look every
+    millisecond is no work worth a run of its own where one takes minutes.
+    """
     best = {"seconds": math.inf, "processor_seconds": math.inf}
-    tiles = 0
-    for _ in range(repeats):
+
+    def run() -> int:
         start, used = time.perf_counter(), time.process_time()
         tiles = segment(path, out, runner, level).n_tiles
         best["seconds"] = min(best["seconds"], time.perf_counter() - start)
         best["processor_seconds"] = min(best["processor_seconds"], time.process_time() - used)
+        return tiles
+
+    for _ in range(repeats - 1):
+        run()
     # The process's memory is what an image must not fill, also where a GPU runs the network.
-    peak, _ = peak_mib(lambda: segment(path, out, runner, level), "cpu")
+    peak, tiles = peak_mib(run, "cpu")
     return {**best, "tiles": tiles, "peak_mib": peak}
 
 
@@ -97,6 +105,7 @@ def measure(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
             write_image(path, size, "uint16")
             repeats = args.repeats if size <= args.repeated else 1
             rows.append({"side": size, **timed(path, out, runner, level, repeats)})
+            print(rows[-1], file=sys.stderr, flush=True)
         pixels = [row["side"] ** 2 for row in rows]
         levels[str(level)] = {
             "rows": rows,
