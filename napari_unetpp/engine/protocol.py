@@ -304,9 +304,8 @@ class LevelReady(Event):
     probabilities : ndarray of float32, shape (channels, *region without C and S)
         All channels of the network, the client's own copy.
     seconds : float
-        What computing this level from nothing took, without reading and sending; levels
-        that went on from kept nodes count what those took, and levels of one pass their share
-        of its operations.
+        What computing it from nothing took, without reading and sending; levels from kept nodes
+        count what those took, and levels of one pass their share of its operations.
     """
 
     level: Level
