@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Mapping
+from statistics import median_low
 from typing import Any, Protocol
 
 from napari_unetpp.core.config import ModelCard
@@ -76,8 +77,8 @@ class Figures:
         rates = self._rates.setdefault((key, level), deque(maxlen=LAST))
         rates.append(seconds / megapixels)
         # The best of the last few: the first one warms up, others meet a busy machine. What
-        # "auto" takes depends on the image: there it is the mean.
-        rate = sum(rates) / len(rates) if level == "auto" else min(rates)
+        # "auto" takes depends on the image as well: there it is the one in the middle.
+        rate = median_low(rates) if level == "auto" else min(rates)
         self._here.setdefault(key, {})[level] = rate
         self._fill()
         for listener in self.listeners:
