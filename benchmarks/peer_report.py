@@ -5,6 +5,7 @@ This module must not know how anything is timed.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -129,8 +130,8 @@ def report(kept: Kept) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
-def write_into(page: Path, text: str) -> None:
-    """Put the report into a page, between the two marks.
+def write_into(page: Path, text: str, figure: Path | None = None) -> None:
+    """Put the report into a page, between the two marks, and a figure below it.
 
     Raises
     ------
@@ -144,6 +145,9 @@ def write_into(page: Path, text: str) -> None:
         raise FileError(
             f"{page} is expected to hold {START!r} and {END!r}; put them where to write."
         )
+    if figure is not None:
+        link = Path(os.path.relpath(figure, page.parent)).as_posix()
+        text += f"\n\n![Time of everyone relative to {EAGER.title} at the deepest level]({link})"
     page.write_text(f"{head}{START}\n\n{text}\n\n{END}{tail}", encoding="utf-8")
 
 

@@ -248,7 +248,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.figure:
             draw(kept, args.figure)
         if args.page:
-            write_into(args.page, report(kept))
+            write_into(args.page, report(kept), args.figure)
     except UNetPPError as error:
         print(error, file=sys.stderr)
         return 2

@@ -239,6 +239,8 @@ def test_a_page_is_written_between_its_marks(bench: SimpleNamespace, tmp_path: P
         report.write_into(page, text)
         expected = f"before\n{report.START}\n\n{text}\n\n{report.END}\nafter\n"
         assert page.read_text() == expected
+    report.write_into(page, "new", tmp_path / "images" / "peers.png")
+    assert "](images/peers.png)\n\n<!-- end" in page.read_text()
     page.write_text("no marks")
     with pytest.raises(FileError, match="expected to hold"):
         report.write_into(page, "new")
