@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import copy
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from napari_unetpp.core.config import ModelCard
@@ -41,6 +43,10 @@ class Learner:
         Highest learning rate.
     hold : bool
         Batch norm keeps its statistics: there is a base.
+    trusted : ndarray of bool, optional
+        (channels,): those that the base teaches. It is asked on every patch anew, by its deepest
+        head: what it said of the whole window it said with more around it, and a network that is
+        taught to say so in a patch says too much elsewhere (larynx in CT: half again as large).
 
     Attributes
     ----------
@@ -51,12 +57,22 @@ class Learner:
     """
 
     def __init__(
-        self, network: NestedUNet, card: ModelCard, config: TuneConfig, peak: float, hold: bool
+        self,
+        network: NestedUNet,
+        card: ModelCard,
+        config: TuneConfig,
+        peak: float,
+        hold: bool,
+        trusted: NDArray[np.bool_] | None = None,
     ) -> None:
         self.network, self.card, self.config = network, card, config
         self._peak, self._hold, self._odd = peak, hold, 0
         trained = [p for p in network.parameters() if p.requires_grad]
         self._optimiser = torch.optim.AdamW(trained, lr=peak, weight_decay=1e-4)
+        self._trusted = None if trusted is None or not trusted.any() else torch.from_numpy(trusted)
+        self._base = None
+        if self._trusted is not None:
+            self._base = copy.deepcopy(network).eval().requires_grad_(False)
         self.average = copy.deepcopy(network).eval().requires_grad_(False)
         self.steps = 0
 
@@ -90,7 +106,8 @@ class Learner:
             torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"),
         ):
             heads = self.network.forward_heads(image)
-        loss = self._loss(heads, batch, device)
+            taught = self._taught(image, batch)
+        loss = self._loss(heads, batch, *taught)
         self._optimiser.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         # A single odd patch must not throw the weights away.
@@ -104,16 +121,31 @@ class Learner:
         follow(self.average, self.network, min(AVERAGE, self.steps / (self.steps + 4)))
         return float(loss.detach())
 
-    def _loss(self, heads: dict[int, Tensor], batch: TunedBatch, device: torch.device) -> Tensor:
+    def _taught(self, image: Tensor, batch: TunedBatch) -> tuple[Tensor, Tensor]:
+        """Return what is taught of a batch and how sure that is, (N, channels, *space) both."""
+        soft, sure = batch.soft.to(image.device), batch.sure.to(image.device)
+        lift = self.card.network.activation == "sigmoid"
+        lifted = sure * rarity(soft, sure) if lift else sure
+        if self._base is None or self._trusted is None:
+            return soft, lifted
+        with torch.no_grad():
+            deepest = max(self._base.config.head_levels)
+            said = self._base.probabilities(self._base.forward_heads(image)[deepest].float())
+        chosen = self._trusted.to(image.device)[None, :, *(None,) * (soft.ndim - 2)]
+        # The base is copied as it is: nothing of it is lifted.
+        own = (2.0 * said - 1.0).abs() * (sure > 0)
+        return torch.where(chosen, said, soft), torch.where(chosen, own, lifted)
+
+    def _loss(
+        self, heads: dict[int, Tensor], batch: TunedBatch, soft: Tensor, sure: Tensor
+    ) -> Tensor:
         """Two means: the few painted pixels weigh as much as all the others together."""
+        device = soft.device
         activation = self.card.network.activation
         loss = deep_supervision_loss(
             heads, batch.target.to(device), batch.known.to(device), activation,
             auxiliary=len(self.card.auxiliary),
         )  # fmt: skip
-        soft, sure = batch.soft.to(device), batch.sure.to(device)
-        if activation == "sigmoid":
-            sure = sure * rarity(soft, sure)
         for logits in heads.values():
             loss = loss + cross_entropy(logits.float(), soft, sure, activation)
         return loss

@@ -80,6 +80,8 @@ class PatchDrawer:
         self.maps = [np.zeros((channels, *w.space), np.float32) for w in self.windows]
         self.sure = [np.zeros_like(m) for m in self.maps]
         self.card, self.patch, self.size, self.seed = card, patch, batch, seed
+        # Channels that the base teaches: a stroke corrects it where it is wrong, and only there.
+        self.trusted = np.zeros(channels, bool)
         self._places: list[NDArray[np.int64]] = []  # by class: (n, 1 + ndim)
         by_value: dict[int, list[NDArray[np.int64]]] = {}
         for number, window in enumerate(self.windows):
@@ -144,6 +146,11 @@ class PatchDrawer:
         painted = (labels != UNLABELLED)[:, None]
         free = torch.ones_like(sure)
         free[:, : sure.shape[1] - len(self.card.auxiliary)] = (~painted).float()
+        if self.card.network.activation == "sigmoid":
+            trusted = torch.from_numpy(self.trusted)[None, :, *(None,) * (labels.ndim - 1)]
+            right = (soft > self.card.threshold) == (target > 0.5)
+            settled = trusted & right & (sure > 0) & painted
+            weight, free = weight * ~settled, free.masked_fill(settled, 1.0)
         return TunedBatch(_relit(image, rng), target, weight, soft, sure * free)
 
 

@@ -77,7 +77,9 @@ class Retention:
         return np.asarray(classes[self._kept] > self._card.threshold)
 
     def share(self, network: NestedUNet) -> float:
-        """Return the mean Dice of a state with the base, over the kept classes; 1 if none is.
+        """Return the Dice of a state with the base, of the kept class that has the least.
+
+        1 if none is kept. A small organ must not go under in the mean of large ones.
 
         Parameters
         ----------
@@ -92,7 +94,7 @@ class Retention:
                 overlap[k] += 2.0 * (own[k] & answer[k]).sum()
                 total[k] += own[k].sum() + answer[k].sum()
         found = overlap[total > 0] / total[total > 0]
-        return float(found.mean()) if found.size else 1.0
+        return float(found.min()) if found.size else 1.0
 
     def keeps(self, network: NestedUNet) -> bool:
         """Return whether a state has kept what the base knew."""

@@ -39,6 +39,7 @@ from napari_unetpp.core.tune.scoring import Score, crops, head_probabilities, sc
 from napari_unetpp.core.tune.settings import (
     BATCH,
     FEW_PIXELS,
+    GENTLY,
     JOINS,
     LEARNED,
     PATCH,
@@ -224,7 +225,7 @@ class FineTuning:
                 found = head_probabilities(self.network, window.image, self.config.precision)
                 heads.append(np.stack(list(found.values())))
             del self.windows[len(heads) :]  # those with the least paint; there is no time for them
-        base = [h.mean(axis=0) for h in heads] if known and wanted in ("auto", "base") else None
+        base = [h[-1] for h in heads] if known and wanted in ("auto", "base") else None
         forest = None
         if wanted in ("auto", "forest"):
             own = [h.reshape(-1, *h.shape[2:]) for h in heads] if known else None
@@ -265,12 +266,16 @@ class FineTuning:
             zip(self.teaching.maps, self.teaching.sure, strict=True)
         ):
             drawer.teach(number, maps, sure)
+        for place, name in enumerate(self.teaching.by_class, self.card.class_channels.start):
+            drawer.trusted[place] = name == "base"
         return drawer
 
     def _loop(self, held_out: list[Window]) -> Generator[Event, None, None]:
         drawer = self._drawer()
-        peak = self.config.learning_rate or RATES.get(self.teacher.name, RATE)
-        learner = Learner(self.network, self.card, self.config, peak, self.base is not None)
+        peak = self.config.learning_rate or self._rate()
+        held = self.base is not None
+        trusted = drawer.trusted if self.card.network.activation == "sigmoid" else None
+        learner = Learner(self.network, self.card, self.config, peak, held, trusted)
         joins, scored = list(JOINS), 0
         cost, free = 0.0, time.monotonic()
         while self.progress < 1.0 or self.step == 0:
@@ -293,6 +298,10 @@ class FineTuning:
         if scored != self.step:
             yield self._keep(learner.average, held_out)
         self._ended = time.monotonic()
+
+    def _rate(self) -> float:
+        rate = RATES.get(self.teacher.name, RATE)
+        return rate * GENTLY if self.base is not None and self.card.network.ndim == 3 else rate
 
     def _join_teacher(self, drawer: PatchDrawer, average: NestedUNet) -> None:
         """Make the forest the mean of itself and of the network, which is better by now.
