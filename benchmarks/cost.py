@@ -83,6 +83,7 @@ def timed(path: Path, out: Path, runner: Runner, level: int, repeats: int) -> di
 
     for _ in range(repeats - 1):
         run()
+    runner.release()  # else what the last run left behind would hide in the baseline
     # The process's memory is what an image must not fill, also where a GPU runs the network.
     peak, tiles = peak_mib(run, "cpu")
     return {**best, "tiles": tiles, "peak_mib": peak}
