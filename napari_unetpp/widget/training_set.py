@@ -44,6 +44,7 @@ from napari_unetpp.widget.painting import Painting
 from napari_unetpp.widget.relay import Relay
 from napari_unetpp.widget.selection import Selection
 from napari_unetpp.widget.teach_form import TeachForm
+from napari_unetpp.widget.training_set_form import CHOSEN
 
 if TYPE_CHECKING:
     import napari
@@ -197,17 +198,20 @@ class TrainingSet:
 
     def _choose_base(self, base: str) -> str:
         """Begin with what the project begins with; return a sentence if that is not there."""
-        if base == SCRATCH:
-            self.form.training.start.set_value(SCRATCH)
-        elif base and base != self.selection.model_value:
-            models = self.selection.models
-            try:
-                if base not in {m.value for m in models.entries()}:
-                    models.add_file(base)
-            except UNetPPError:
-                return f" Its model {base} is not there: choose another one."
-            self.selection.choose_model(base)
-            self.selection.refresh_models()
+        if not base:
+            return ""
+        self.form.training.start.set_value(SCRATCH if base == SCRATCH else CHOSEN)
+        self.painting.refresh()
+        if base in (SCRATCH, self.selection.model_value):
+            return ""
+        models = self.selection.models
+        try:
+            if base not in {m.value for m in models.entries()}:
+                models.add_file(base)
+        except UNetPPError:
+            return f" Its model {base} is not there: choose another one."
+        self.selection.choose_model(base)
+        self.selection.refresh_models()
         return ""
 
     def save(self) -> None:
