@@ -250,13 +250,16 @@ class UNetPPPage(TrameApp):
             )
 
     def _look_at(self, result: Any) -> None:
-        """Move the slices to the largest organ that was found, once."""
+        """Move the slices to the largest organ that was found, and show surfaces, once."""
         name = max(result["voxels"], key=result["voxels"].get)
         spans = Segments.bounding_box(
             Segments.segment_array(self.organs, result["segments"][name], self.volume)
         )
         if spans is not None:
             self.logic.jump(self.volume, [(s.start, s.stop) for s in spans])
+            self.organs.CreateClosedSurfaceRepresentation()
+            for view in self.slicer_app.view_manager.get_threed_views():
+                view.reset_view()
             self.looked = True
 
     def _say(self, text: str) -> None:
