@@ -26,6 +26,7 @@ from slicer_helpers import (
     bootstrap,
     labels_of,
     paint,
+    real_patient,
     small_model,
     strokes,
 )
@@ -75,27 +76,7 @@ def add_transform(scene: Any) -> Callable[[NDArray[Any]], Any]:
 @pytest.fixture(scope="session")
 def patient(shared_data: Path) -> Patient:
     """Return the head and neck of a patient whose CT no model was trained on."""
-    name = "pt_92"
-    images = shared_data / "ct_head_neck" / "images" / f"{name}.nii.gz"
-    if not images.is_file():
-        pytest.skip(f"no real CT: there is no {images} (see sample_data/README.md)")
-    nibabel = pytest.importorskip("nibabel")
-    ct = nibabel.load(images)
-    truth = nibabel.load(shared_data / "ct_head_neck" / "masks" / f"{name}.nii.gz")
-    values = np.asarray(ct.dataobj).transpose(2, 1, 0)
-    organs = np.asarray(truth.dataobj).transpose(2, 1, 0)
-    # The organs and a margin: the rest would only cost time.
-    inside = [np.flatnonzero((organs > 0).any(tuple(k for k in range(3) if k != a)))
-              for a in range(3)]  # fmt: skip
-    first = [max(int(i[0]) - 10, 0) for i in inside]
-    spot = tuple(slice(a, int(i[-1]) + 11) for a, i in zip(first, inside, strict=True))
-    matrix = ct.affine.copy()
-    matrix[:3, 3] += matrix[:3, :3] @ np.array(first[::-1])
-    return Patient(
-        np.ascontiguousarray(values[spot]).astype(np.int16),
-        np.ascontiguousarray(organs[spot]).astype(np.uint8),
-        matrix,
-    )
+    return real_patient(shared_data, "pt_92")
 
 
 @pytest.fixture(scope="session")

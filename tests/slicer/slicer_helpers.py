@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import slicer
 from numpy.typing import NDArray
 
@@ -187,3 +188,27 @@ def strokes(patient: Patient, values: tuple[int, ...], every: int) -> dict[str, 
     # Between the organs, and only where the columns are few.
     marked["background"] &= (np.arange(patient.ct.shape[2]) % 7 < 3) & ~organs
     return marked
+
+
+def real_patient(shared_data: Path, name: str) -> Patient:
+    """Return the head and neck of a patient: the organs and a margin; skip if it is not there."""
+    images = shared_data / "ct_head_neck" / "images" / f"{name}.nii.gz"
+    if not images.is_file():
+        pytest.skip(f"no real CT: there is no {images} (see sample_data/README.md)")
+    nibabel = pytest.importorskip("nibabel")
+    ct = nibabel.load(images)
+    truth = nibabel.load(shared_data / "ct_head_neck" / "masks" / f"{name}.nii.gz")
+    values = np.asarray(ct.dataobj).transpose(2, 1, 0)
+    organs = np.asarray(truth.dataobj).transpose(2, 1, 0)
+    # The organs and a margin: the rest would only cost time.
+    inside = [np.flatnonzero((organs > 0).any(tuple(k for k in range(3) if k != a)))
+              for a in range(3)]  # fmt: skip
+    first = [max(int(i[0]) - 10, 0) for i in inside]
+    spot = tuple(slice(a, int(i[-1]) + 11) for a, i in zip(first, inside, strict=True))
+    matrix = ct.affine.copy()
+    matrix[:3, 3] += matrix[:3, :3] @ np.array(first[::-1])
+    return Patient(
+        np.ascontiguousarray(values[spot]).astype(np.int16),
+        np.ascontiguousarray(organs[spot]).astype(np.uint8),
+        matrix,
+    )
