@@ -149,6 +149,7 @@ def ours(
         precision=args.precision,
         teacher="none" if dense else args.teacher,
         learning_rate=args.rate,
+        body="random" if scratch else "bundled",
     )
     tuning = FineTuning([pair], card, base, Split(args.seed), config)
     for event in (events := tuning.run()):
