@@ -2,8 +2,8 @@
 
 The same numbers as ``ConvTranspose`` and ``torch.cat``, whose gradients take a processor far
 longer than they must when channels are last: slices of few channels are added pixel by pixel,
-and the transposed convolution of a 2×2 kernel goes backwards at a seventh of the speed of the
-matrix product that it is. Without gradients PyTorch's own operations run. Knows tensors only.
+and the transposed convolution of a 2×2 kernel goes backwards at half the speed of the matrix
+product that it is. Without gradients PyTorch's own operations run. Knows tensors only.
 """
 
 from __future__ import annotations
