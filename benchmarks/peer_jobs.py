@@ -32,6 +32,7 @@ from peer_networks import (
 from napari_unetpp.core.data.image import Image
 from napari_unetpp.core.model.modelfile import Model, load_model, save_model
 from napari_unetpp.core.nn.variants import multiply_accumulates
+from napari_unetpp.core.run.inference import fit_normalisers
 from napari_unetpp.core.run.runtime import Runner, choose_device
 
 Job = Callable[[], object]
@@ -58,8 +59,9 @@ class Case:
         self.network = self.model.network.eval().requires_grad_(False)
         self.config = self.model.card.network
         self.image: Image = image_for(self.model.card, shape)
-        values = np.asarray(self.image.data, np.float32)
-        self.x: NDArray[np.float32] = ((values - values.mean()) / values.std())[None, None]
+        # As the model wants it: whether bfloat16 serves it is judged on these pixels.
+        normaliser = fit_normalisers(self.image, self.model.card)[0][0]
+        self.x: NDArray[np.float32] = normaliser(np.asarray(self.image.data))[None, None]
 
     @functools.cached_property
     def runner(self) -> Runner:

@@ -102,6 +102,17 @@ def test_files_hold_what_the_array_way_gives(bench: SimpleNamespace, tmp_path: P
     assert (theirs.shape, theirs.dtype) == ((64, 96), np.uint8)
 
 
+def test_the_network_sees_what_the_model_wants(bench: SimpleNamespace, tmp_path: Path) -> None:
+    plane = bench.peer_jobs.Case((64, 96), 1, tmp_path)
+    volume = bench.peer_jobs.Case((16, 16, 32), 1, tmp_path)
+    for case in (plane, volume):
+        assert case.x.shape == (1, 1, *case.shape)
+        assert case.x.dtype == np.float32
+    window = volume.model.card.normalisation  # air below it, bone above it
+    assert volume.image.data.min() < window.low
+    assert (volume.x.min(), volume.x.max()) == pytest.approx((0.0, 1.0), abs=1e-6)
+
+
 def test_who_is_not_there_is_named(bench: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
     absent = bench.peer_jobs.absent
     monkeypatch.setattr(bench.peer_jobs.importlib.util, "find_spec", lambda name: None)
