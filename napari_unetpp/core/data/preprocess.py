@@ -179,8 +179,9 @@ class Normaliser:
             return cls(0.0, 1.0, clip=(0.0, 0.0)), notes
         if rule.kind == "window":
             shift = 0.0
-            # A CT with air has values far below 0 HU; one stored as HU + 1024 has none.
-            if rule.ct_offset and np.percentile(values, 0.1) > -100.0:
+            # A CT with air has values far below 0 HU; one stored as HU + 1024 has none, but for
+            # the few that an interpolation overshot.
+            if rule.ct_offset and np.percentile(values, 0.5) > -100.0:
                 shift = CT_OFFSET
                 notes.append(
                     Note("no value below -100: the CT was read as HU + 1024.", "ct-offset")

@@ -43,17 +43,21 @@ class Keeper:
         Of the state that is kept.
     step : int
         Where it was; 0 is the start.
+    lead : float
+        How much better than the base a state must be; 0 at first.
     """
 
     def __init__(self, start: NestedUNet, base: Score | None) -> None:
-        self.score, self.step = base, 0
+        self.score, self.step, self.lead = base, 0, 0.0
         self._base, self._top = base, None if base is None else base.mean
         self.state = _copy(start.state_dict())
 
     def offer(self, step: int, score: Score | None, network: NestedUNet) -> bool:
         """Keep a state if it deserves it, and return whether it did."""
         if score is not None:
-            if self._base is not None and not score.better_than(self._base):
+            if self._base is not None and not (
+                score.better_than(self._base) and score.mean >= self._base.mean + self.lead
+            ):
                 return False
             if self._top is not None and score.mean < self._top - TOLERANCE:
                 return False

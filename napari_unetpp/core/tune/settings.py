@@ -29,6 +29,10 @@ REGULARLY = 4.0
 SCORING = 3.0
 """A scoring waits until the steps since the last one took so many times as long as that one."""
 
+LEAD = 0.05
+"""Where nobody but the base is fit to teach, a state must be so much better on held-out strokes:
+they are few, and what the others taught alone was worse on the rest (CT: 0.22 for 0.25)."""
+
 LEARNED = {2: 2**20, 3: 2**20}
 """Pixels, those of the windows with the most paint, on which the network joins its teacher."""
 

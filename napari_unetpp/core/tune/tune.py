@@ -41,6 +41,7 @@ from napari_unetpp.core.tune.settings import (
     FEW_PIXELS,
     GENTLY,
     JOINS,
+    LEAD,
     LEARNED,
     PATCH,
     RATE,
@@ -232,6 +233,7 @@ class FineTuning:
             forest = fit_forest(self.windows, own, self.card, self.config.seed, enough)
         self.teaching = choose(base, forest, self.windows, self.card, known)
         self.teacher = TeacherChosen(self.teaching.name, self.teaching.scores)
+        self.keeper.lead = LEAD if set(self.teaching.by_class) == {"base"} else 0.0
         if self.base is None and self.teaching.by_class:
             self.network.set_head_biases(self._shares())
         if base is not None and set(self.teaching.by_class) > {"base"}:

@@ -113,6 +113,12 @@ def test_a_ct_is_read_in_hounsfield_units_however_it_is_stored(stored: float) ->
     )
 
 
+def test_a_ct_that_an_interpolation_overshot_is_still_recognised() -> None:
+    stored = np.concatenate([np.full(500, 24.0), np.full(496, 1064.0), np.full(4, -150.0)])
+    _, notes = Normaliser.fit(stored, Normalisation("window", -300, 500, ct_offset=True))
+    assert [n.code for n in notes] == ["ct-offset"]
+
+
 @pytest.mark.parametrize(
     "shape",
     [(10,), (3000, 2000), (40, 300, 200), (2, 3, 4, 5, 6), (1, 1), (500, 3, 3), (7, 400, 400)],

@@ -120,3 +120,13 @@ def test_what_is_rare_is_lifted_and_the_rest_left_alone() -> None:
     nothing = torch.zeros(1, 1, 64, 64)
     nothing[..., 0, 0] = 1.0
     assert float(rarity(nothing, torch.ones_like(nothing)).max()) == RAREST
+
+
+def test_where_the_base_alone_teaches_a_state_must_lead() -> None:
+    network = small_model().network
+    keeper = Keeper(network, Score({1: 0.60, 2: 0.60}, 0.5))
+    keeper.lead = 0.05
+    assert not keeper.offer(4, Score({1: 0.64, 2: 0.64}, 0.1), network)
+    assert keeper.step == 0
+    assert keeper.offer(8, Score({1: 0.66, 2: 0.66}, 0.1), network)
+    assert keeper.step == 8
