@@ -98,7 +98,7 @@ class Score:
 
 
 def crops(windows: Sequence[Window], side: int) -> list[Window]:
-    """Cut the parts of windows that hold strokes of a side, at most `CROPS`."""
+    """Cut the parts of windows that hold strokes of a side, at most `CROPS`; classes come first."""
     found: list[Window] = []
     for window in windows:
         left = (window.sides == side) & (window.labels != UNLABELLED)
@@ -106,7 +106,8 @@ def crops(windows: Sequence[Window], side: int) -> list[Window]:
         size = SIDE[left.ndim] - 2 * margin
         while left.any() and len(found) < CROPS[left.ndim]:
             first = [int(axis.min()) for axis in np.nonzero(left)]
-            corner = np.argwhere(left)[0]
+            shown = left & (window.labels > 0)  # dense labels begin with a corner of background
+            corner = np.argwhere(shown if shown.any() else left)[0]
             inner, outer = [], []
             for place, low, n in zip(corner, first, window.space, strict=True):
                 # As far back as strokes of this side reach, so that a crop holds many.

@@ -113,3 +113,10 @@ def test_a_part_of_a_window_is_compared_with_the_base_on_that_part(
     kept = Retention([one], [mean], model.network, ("base",), card, "float32")
     assert kept.share(model.network) == 1.0
     assert seen == [32 * 32] * 2
+
+
+def test_crops_begin_with_classes_and_not_with_a_corner_of_background() -> None:
+    one = window((300, 300, 300), (200, 210, 220))
+    one.labels[:150], one.sides[:150] = 0, HELD_OUT
+    first = crops([one], HELD_OUT)[0]
+    assert ((first.labels == 1) & (first.sides == HELD_OUT)).sum() == 1
