@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,10 +79,11 @@ def finetune_command(
     card, scratch = choices.card, choices.scratch
     base = choices.model if choices.model in bundled_models() else os.path.abspath(choices.model)
     name = tuned_name("scratch" if scratch else card.name)
-    out = _unused(folder, name)
+    # A model may have any name, a file not.
+    out = _unused(folder, re.sub(r'[\\/:*?"<>|\x00-\x1f]+', "-", name).strip(" .") or "model")
     words = [PROGRAM, "finetune", *data, "--base", "scratch" if scratch else base]
     words += ["--out", str(out)]
-    words += ["--name", name] if out.stem != name else []
+    words += [f"--name={name}"] if out.stem != name else []
     if scratch or choices.classes != tuple(c.name for c in card.classes):
         words += _classes(choices.classes)
     words += ["--axes", card.axes] if scratch and card.axes != "YX" else []
@@ -169,7 +171,7 @@ def _classes(names: Sequence[str]) -> list[str]:
             raise InputError(
                 f"a comma separates classes on the command line, and {name!r} has one: rename it."
             )
-    return ["--classes", ",".join(names)]
+    return [f"--classes={','.join(names)}"]  # a name may begin with a minus
 
 
 def _unused(folder: Path, name: str) -> Path:

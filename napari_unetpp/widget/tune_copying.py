@@ -14,8 +14,8 @@ from qtpy.QtWidgets import QApplication
 from napari_unetpp.core.data.image import Image
 from napari_unetpp.core.errors import InputError, UNetPPError
 from napari_unetpp.core.teach.project import Project
-from napari_unetpp.core.teach.splits import of_pair
-from napari_unetpp.core.tune.strokes import Split, save_split, split_path
+from napari_unetpp.core.teach.splits import of_pair, over
+from napari_unetpp.core.tune.strokes import Split, load_split, save_split, split_path
 from napari_unetpp.widget.background import in_background
 from napari_unetpp.widget.members import file_of
 from napari_unetpp.widget.painted_layer import pair_name
@@ -109,9 +109,11 @@ class TuneCopying:
             words = file_words(whole, painted, card, channel)
             assert whole.path is not None
             assert painted.path is not None
-            if split is not None and not split_path(painted.path).exists():
-                # What was held out here is held out there.
-                save_split(split_path(painted.path), Split.from_json(split))
+            if split is not None:
+                # What is held out here is held out there; parts that are not open stay.
+                there = split_path(painted.path)
+                kept = load_split(there).to_json() if there.exists() else None
+                save_split(there, Split.from_json(over(kept, split)))
             return words, whole.path.absolute().parent
 
         return work

@@ -71,6 +71,18 @@ def test_from_scratch_classes_and_axes_are_said(tmp_path: Path) -> None:
     assert Path(args.out).name == "scratch-tuned.safetensors"
 
 
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [("my/model", "my-model-tuned"), ("../up", "-up-tuned"), ('a:"b"', "a-b-tuned")],
+)
+def test_a_name_that_no_file_can_have(tmp_path: Path, name: str, file: str) -> None:
+    choices = replace(CHOICES, card=CHOICES.card.replace(name=name), classes=("-debris", "b"))
+    args = parsed(finetune_command([], tmp_path, choices, windows=False))
+    assert Path(args.out).parent == tmp_path
+    assert Path(args.out).stem == file
+    assert (args.name, args.classes) == (f"{name}-tuned", "-debris,b")
+
+
 def test_a_class_with_a_comma_cannot_be_said(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="'a, b' has one: rename it"):
         finetune_command([], tmp_path, replace(CHOICES, classes=("nucleus", "a, b")))

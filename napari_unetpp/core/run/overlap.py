@@ -38,7 +38,9 @@ class Aside:
     """
 
     def __init__(self, name: str) -> None:
-        self._pool = ThreadPoolExecutor(1, name)
+        own: set[int] = set()
+        self._own = own
+        self._pool = ThreadPoolExecutor(1, name, initializer=lambda: own.add(threading.get_ident()))
 
     def begin(self, call: Callable[..., T], *args: Any) -> Future[T]:
         """Make a call when those before it are over; its future has what it returns or raises."""
@@ -56,7 +58,10 @@ class Aside:
         trace: TracebackType | None,
     ) -> None:
         """End the thread."""
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        # A generator that nobody closed may be finalised by its own thread (the garbage collector
+        # runs anywhere), which cannot wait for itself.
+        elsewhere = threading.get_ident() not in self._own
+        self._pool.shutdown(wait=elsewhere, cancel_futures=True)
 
 
 @dataclass(frozen=True)
@@ -134,5 +139,6 @@ class Ahead:
 
     def __exit__(self, *failed: Any) -> None:
         """Stop before the next window, and end the thread."""
-        self.drop()
+        self._unwanted.set()  # also where what was begun is being waited for
+        self._begun = None
         self._aside.__exit__(None, None, None)

@@ -114,7 +114,8 @@ def plan_tiles(
     per_pixel = _bytes_per_pixel(runner, level)
     budget = memory.budget_bytes(kind)
     easy = _EASY_SHARE * budget if kind == "cuda" else min(_EASY_SHARE * budget, _EASY_BYTES)
-    core = default_core(shape, stage, per_pixel, budget, easy=easy, region=region)
+    most = min(2.0, 1.0 / memory.SHARE[kind]) * budget  # never more than there is
+    core = default_core(shape, stage, per_pixel, budget, easy=easy, most=most, region=region)
     return TilePlan(shape, stage, core, region)
 
 

@@ -55,6 +55,7 @@ def default_core(
     budget: float = math.inf,
     *,
     easy: float = math.inf,
+    most: float | None = None,
     region: Region | None = None,
 ) -> tuple[int, ...]:
     """Choose a core for each axis: cheap, and within a budget of memory.
@@ -71,6 +72,8 @@ def default_core(
         Bytes that a pass should need at most. The smallest window may exceed it.
     easy : float
         Bytes up to which a pass runs at full speed.
+    most : float, optional
+        Bytes that a pass may need where the budget makes it far dearer; twice the budget if None.
     region : tuple of slice, optional
         Part of the image that is wanted; all of it if None.
 
@@ -90,7 +93,7 @@ def default_core(
     cost = cost + _START * _product([axis.count for axis in axes])
     cost = cost * np.where(needed > easy, _STRAINED, 1.0)
     fits = needed <= max(budget, float(needed.min()))
-    more = needed <= 2 * budget
+    more = needed <= (2 * budget if most is None else most)
     if cost[fits].min() > _FAR_DEARER * cost[more].min(initial=math.inf):
         fits = more
     good = fits & (cost <= _HARDLY * cost[fits].min())

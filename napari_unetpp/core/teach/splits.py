@@ -32,3 +32,14 @@ def of_pair(split: dict[str, Any] | None, name: str) -> dict[str, Any] | None:
     every = {} if split is None else split.get("parts", {})
     parts = {part: row for part, row in every.items() if part.rpartition("#")[0] == name}
     return {**split, "parts": parts} if split is not None and parts else None
+
+
+def over(kept: dict[str, Any] | None, own: dict[str, Any]) -> dict[str, Any]:
+    """Return a pair's split over the one kept in its file, where parts may be numbers alone.
+
+    Parts of the same number give way, whatever they are called; others stay.
+    """
+    numbers = {part.rpartition("#")[2] for part in own.get("parts", {})}
+    parts = {} if kept is None else kept.get("parts", {})
+    rest = {part: row for part, row in parts.items() if part.rpartition("#")[2] not in numbers}
+    return joined({**(kept or {}), "parts": rest}, own)

@@ -7,6 +7,7 @@ may be the base's own: the base was read before, and gives way to what is better
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -152,12 +153,20 @@ def finetune(job: TuneJob) -> Generator[Event, None, TuneReport]:
                 # With the first event the paint is split: from now on sides are fixed.
                 write_splits(job.pairs, split)
                 kept = True
-            if isinstance(event, Validated) and event.best and event.step:
+            improved = isinstance(event, Validated) and event.best and event.step > 0
+            # A file to go on with gives way to what is known to be better alone.
+            if isinstance(event, Validated) and improved and (event.scores or not job.in_place):
                 save_model(job.out, tuning.best(), scored(card, event.scores))
             yield event
     finally:
         events.close()
     report = make_report(result, card, tuning.windows[0].image, device=job.config.device)
+    if job.in_place and result.after is None:
+        stays = (
+            f"Nothing is held out, so nobody knows whether it is better and {job.out.name} stays "
+            "as it was; write to another file to keep what was learned."
+        )
+        return dataclasses.replace(report, sentences=(*report.sentences, stays))
     if not (result.base_kept and job.in_place):
         save_tuned(job.out, result.network, card, report)
     return report

@@ -61,11 +61,9 @@ class Retention:
         for k in order[:WINDOWS]:
             if not answers[k].any():
                 continue
-            box = _around(answers[k])
-            image, answer = windows[k].image[(slice(None), *box)], answers[k]
-            if answer.shape[1:] != image.shape[1:]:  # a part sees less around it than the whole
-                answer = self._answer(network, image)
-            self._rows.append((image, answer))
+            image = windows[k].image[(slice(None), *_around(answers[k]))]
+            # As a state is asked: the mean of its heads, with as much around it.
+            self._rows.append((image, self._answer(network, image)))
 
     def _answer(self, network: NestedUNet, image: NDArray[np.float32]) -> NDArray[np.bool_]:
         heads = head_probabilities(network, image, self._precision)
@@ -105,8 +103,10 @@ def _around(answer: NDArray[np.bool_]) -> tuple[slice, ...]:
     """Return a box of at most `SIDE` around the middle of what is found, (kept, *space)."""
     where = np.argwhere(answer.any(axis=0))
     size = SIDE[answer.ndim - 1]
+    # Between two far places there is nothing, so the place nearest to the middle.
+    nearest = where[np.abs(where - np.median(where, axis=0)).sum(axis=1).argmin()]
     box = []
-    for middle, n in zip(np.median(where, axis=0), answer.shape[1:], strict=True):
+    for middle, n in zip(nearest, answer.shape[1:], strict=True):
         start = max(min(int(middle) - size // 2, n - size), 0)
         box.append(slice(start, min(start + size, n)))
     return tuple(box)

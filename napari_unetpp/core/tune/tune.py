@@ -321,6 +321,8 @@ class FineTuning:
         for number, window in enumerate(self.windows):
             if done >= LEARNED[window.labels.ndim]:
                 break
+            if not self.teaching.sure[number][channels].any():
+                continue  # the forest had no time for it, and half of nothing is no answer
             done += window.labels.size
             heads = head_probabilities(average, window.image, self.config.precision)
             own = np.mean(list(heads.values()), axis=0)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from napari_unetpp.core.errors import OutOfMemory
 from napari_unetpp.core.nn.variants import multiply_accumulates
-from napari_unetpp.core.run.memory import budget_bytes, bytes_per_pixel, is_out_of_memory
+from napari_unetpp.core.run.memory import SHARE, budget_bytes, bytes_per_pixel, is_out_of_memory
 from napari_unetpp.core.run.precision import DTYPES
 from napari_unetpp.core.run.runtime import Runner
 from napari_unetpp.core.run.tiling import Region, Tile, aligned_halo, padded_size
@@ -78,10 +78,9 @@ class View:
         deepest = max(runner.card.levels_trained)
         itemsize = DTYPES[runner.precision_of(deepest)].itemsize
         pixels = math.prod(x.shape[1:])
-        # Twice what a run allows itself: nobody else computes while one looks.
-        self._keeps_nodes = pixels * bytes_per_pixel(
-            network, deepest, itemsize
-        ) <= 2 * budget_bytes(kind)
+        # Twice what a run allows itself, if there is so much: nobody else computes while one looks.
+        most = min(2.0, 1.0 / SHARE[kind]) * budget_bytes(kind)
+        self._keeps_nodes = pixels * bytes_per_pixel(network, deepest, itemsize) <= most
 
     @property
     def levels_done(self) -> tuple[int, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -348,3 +349,33 @@ def test_a_thread_starts_with_the_first_call() -> None:
         assert aside.begin(threading.get_ident).result() != threading.get_ident()
         assert len(helpers()) == 1
     assert helpers() == []
+
+
+def test_an_abandoned_reader_that_its_own_thread_collects_ends() -> None:
+    """The garbage collector runs on any thread; one that waits for itself would wait for ever."""
+    with Aside("unetpp-test") as aside:
+        left = aside.begin(lambda: aside.__exit__(None, None, None))
+        assert left.result(timeout=10) is None
+
+
+def test_leaving_stops_a_batch_that_is_being_waited_for() -> None:
+    read: list[int] = []
+    begun, go_on = threading.Event(), threading.Event()
+
+    def load(plane: int, tile: Tile) -> tuple[NDArray[np.float32], int]:
+        read.append(plane)
+        begun.set()
+        assert go_on.wait(10)
+        return np.zeros((1, 2, 2), np.float32), 0
+
+    tile = Tile((slice(0, 2), slice(0, 2)), (slice(0, 2), slice(0, 2)))
+    ahead = Ahead(load)
+    ahead.begin([(k, tile) for k in range(50)])
+    waiting, ahead._begun = ahead._begun, None  # as in the middle of get()
+    assert begun.wait(10)
+    threading.Timer(0.05, go_on.set).start()
+    ahead.__exit__(None, None, None)
+    assert waiting is not None
+    with pytest.raises(CancelledError):
+        waiting.result(timeout=10)
+    assert len(read) == 1

@@ -173,3 +173,18 @@ def test_every_label_file_keeps_its_own_split(
     drain(finetune(TuneJob(pairs[::-1], tmp_path / "m.safetensors", small_model(), one)))
     drain(finetune(TuneJob(pairs[1:], tmp_path / "m.safetensors", small_model(), one)))
     assert [file.read_text() for file in files] == first
+
+
+def test_a_file_to_go_on_with_stays_where_nobody_knows_what_is_better(
+    image: Image, tmp_path: Path
+) -> None:
+    labels = np.zeros(image.shape, np.uint8)
+    labels[30, 30:34], labels[5, 5:9] = 2, 1
+    first = job(image, labels, tmp_path)
+    drain(finetune(first))
+    before = first.out.read_bytes()
+    again = job(image, labels, tmp_path, base=load_model(first.out))
+    assert again.in_place
+    report = drain(finetune(again))
+    assert first.out.read_bytes() == before
+    assert "stays as it was; write to another file" in report.sentences[-1]

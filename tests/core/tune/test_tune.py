@@ -244,6 +244,28 @@ def test_from_half_time_on_the_network_teaches_too(
     assert np.abs(own - forest).max() > 0.01
 
 
+def test_the_network_does_not_join_a_teacher_that_had_no_time(
+    image: Image, paint: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[int] = []
+    teach, real = PatchDrawer.teach, FineTuning._choose_teacher
+
+    def heard(self: PatchDrawer, number: int, *maps: NDArray[np.float32]) -> None:
+        told.append(job.step)
+        teach(self, number, *maps)
+
+    def silent(self: FineTuning) -> None:
+        real(self)
+        for maps, sure in zip(self.teaching.maps, self.teaching.sure, strict=True):
+            maps[:], sure[:] = 0.0, 0.0
+
+    monkeypatch.setattr(PatchDrawer, "teach", heard)
+    monkeypatch.setattr(FineTuning, "_choose_teacher", silent)
+    job = tuning(painted(image, paint), small_model(), steps=10, teacher="forest")
+    run(job)
+    assert set(told) == {0}
+
+
 def test_two_images_share_windows_and_a_split() -> None:
     """Every image's best window comes before any image's second; strokes are dealt together."""
     pairs = []

@@ -120,3 +120,20 @@ def test_crops_begin_with_classes_and_not_with_a_corner_of_background() -> None:
     one.labels[:150], one.sides[:150] = 0, HELD_OUT
     first = crops([one], HELD_OUT)[0]
     assert ((first.labels == 1) & (first.sides == HELD_OUT)).sum() == 1
+
+
+def test_a_base_has_not_forgotten_itself_whatever_its_heads_say() -> None:
+    model = small_model()
+    one = window((40, 40))
+    heads = head_probabilities(model.network, one.image)
+    # The deepest head alone differs from the mean of all, which a state is asked for.
+    deepest = heads[max(heads)]
+    card = model.card.replace(threshold=float(np.median(deepest)))
+    kept = Retention([one], [deepest], model.network, ("base",), card, "float32")
+    assert kept.share(model.network) == 1.0
+
+
+def test_what_is_looked_at_holds_something_of_two_far_places() -> None:
+    answer = np.zeros((1, 140, 140, 140), bool)
+    answer[:, :20, :20, :20] = answer[:, 120:, 120:, 120:] = True
+    assert answer[(slice(None), *retention._around(answer))].sum() == 20**3
