@@ -120,7 +120,7 @@ def test_paint_that_cannot_teach_is_refused_in_one_sentence(
 def test_a_volume_is_told_in_megavoxels(
     tmp_path: Path, command: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(start, "SCRATCH_FILTERS", (4, 6, 8))  # quick
+    monkeypatch.setattr(start, "SCRATCH_FILTERS", {3: (4, 6, 8)})  # quick
     rng = np.random.default_rng(0)
     volume = rng.normal(60, 8, (8, 32, 32)).astype(np.float32)
     volume[2:6, 8:20, 8:20] += 80

@@ -166,6 +166,10 @@ class FineTuning:
         self.network.to(device)
         nn.Module.to(self.network, memory_format=last)  # type: ignore[call-overload]
         held_out = crops(self.windows, HELD_OUT)
+        if max(self.painted) > 1 and not any(
+            (w.labels[w.sides == HELD_OUT] > 0).any() for w in held_out
+        ):
+            held_out = []  # of background alone a network that finds nothing is right
         if self.base is not None:
             self.before = self._score(self.network, held_out)
             if not self._new_classes:  # a base that lacks a class cannot be the better one

@@ -394,3 +394,14 @@ def test_a_plane_and_a_volume_of_one_name_are_two_parts() -> None:
         assert len(painted_windows) == 1
         assert {int(v) for v in np.unique(painted_windows[0].sides)} == {0, TRAINING, HELD_OUT}
     assert split.shapes == {"stack#0": (32, 32), "stack#v0": (6, 32, 32)}
+
+
+def test_background_alone_is_no_score_of_a_class(image: Image) -> None:
+    paint = np.zeros(image.shape, np.uint8)
+    paint[30, 20:40] = 2  # one stroke of the class, which is for training
+    paint[5, 10:60] = paint[88, 5:50] = 1
+    job = tuning(painted(image, paint), small_model(), steps=2)
+    result, _ = run(job)
+    assert result.painted[1][1] > 0
+    assert (result.before, result.after) == (None, None)
+    assert result.best_step == 2
