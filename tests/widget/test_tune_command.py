@@ -73,7 +73,7 @@ def test_from_scratch_classes_and_axes_are_said(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "file"),
-    [("my/model", "my-model-tuned"), ("../up", "-up-tuned"), ('a:"b"', "a-b-tuned")],
+    [("my/model", "my-model-tuned"), ("../up", "-up-tuned"), ('a:"b"', "a-b--tuned")],
 )
 def test_a_name_that_no_file_can_have(tmp_path: Path, name: str, file: str) -> None:
     choices = replace(CHOICES, card=CHOICES.card.replace(name=name), classes=("-debris", "b"))

@@ -321,5 +321,5 @@ def _wants_float32(x: Tensor) -> bool:
     oneDNN 3.12 leaves two of three planes of a 3 x 3 x 3 kernel's gradient unwritten where its
     input is two voxels thick: whatever lay in memory is learned. Such nodes are small.
     """
-    cpu = x.device.type == "cpu" and x.ndim == 5
-    return cpu and 2 in x.shape[2:] and torch.is_grad_enabled()
+    reduced = x.device.type == "cpu" and torch.is_autocast_enabled("cpu")
+    return reduced and x.ndim == 5 and 2 in x.shape[2:] and torch.is_grad_enabled()

@@ -5,6 +5,7 @@ Knows the core and the link to the client.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import traceback
 from collections.abc import Callable
@@ -41,6 +42,16 @@ from napari_unetpp.engine.worker.views import show
 from napari_unetpp.engine.worker.warm import Warm
 from napari_unetpp.engine.worker.way import Lane, RightOfWay
 
+_UNSAID: Message = {
+    "state": "failed",
+    "error": {
+        "message": "memory ran out in the worker, with none left to say where; close other "
+        "programs, or take a smaller region or a lower level.",
+        "code": "memory",
+        "details": "",
+    },
+}
+
 _FRONT, _TUNING, _WAY = Lane("unetpp-compute"), Lane("unetpp-tune"), RightOfWay()
 _WARM = Warm()
 
@@ -70,17 +81,19 @@ def work(task: Any, kind: str, message: Message) -> Message:
     dict
         ``state`` ("done", "cancelled", "failed") and ``result`` or ``error``.
     """
-    outcome: Message = {}
+    outcome = [_UNSAID]
 
     def call() -> None:
-        outcome.update(_work(task, kind, message))
+        # Words want memory too; the thread must outlive an error for which there was none.
+        with contextlib.suppress(BaseException):
+            outcome[0] = _work(task, kind, message)
 
     if kind == "tune":
         _TUNING.do(call)
-        return outcome
+        return outcome[0]
     with _WAY.taken():
         _FRONT.do(call)
-    return outcome
+    return outcome[0]
 
 
 def _work(task: Any, kind: str, message: Message) -> Message:
