@@ -56,6 +56,7 @@ def run_of(bench: SimpleNamespace, size: str, seconds: dict[str, list[float]], *
 # Others -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_peers_are_of_the_same_shape_and_size(bench: SimpleNamespace) -> None:
     config = NetworkConfig(filters=(8, 16, 16, 16, 16), out_channels=2)
     x = torch.rand(1, 1, 32, 48)
@@ -258,6 +259,7 @@ def test_a_page_is_written_between_its_marks(bench: SimpleNamespace, tmp_path: P
     assert page.read_text() == "no marks"
 
 
+@pytest.mark.slow
 def test_peers_run_are_kept_and_drawn(
     bench: SimpleNamespace,
     tmp_path: Path,
