@@ -378,6 +378,7 @@ def test_two_viewers_do_not_meet(
         second.engine.close()
 
 
+@pytest.mark.slow  # by a real limit, at which anything may be the first that fails
 def test_memory_that_runs_out_is_told(make_dock: Callable[..., UNetPPWidget], qtbot: Any) -> None:
     own = Engine(memory_limit=1_600_000_000)
     try:

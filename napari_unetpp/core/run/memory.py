@@ -22,6 +22,7 @@ from napari_unetpp.core.nn.variants import kept_values
 
 # What allocators other than torch's own CUDA one say, in a bare RuntimeError.
 _EXHAUSTED = (
+    "can't start new thread",  # whose stack wants memory too
     "out of memory",
     "not enough memory",
     "can't allocate memory",
