@@ -10,6 +10,7 @@ Knows arrays and memory; no job, no process.
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib
 import math
 import os
@@ -54,7 +55,7 @@ class Block:
             self._memory = SharedMemory(name=name, create=create, rsize=size)
         except OSError as error:
             if create:
-                raise _no_room(size) from error
+                raise _no_room(size, error) from error
             raise
         if create:
             self._reserve(size)
@@ -69,7 +70,7 @@ class Block:
         except OSError as error:
             self._memory.close()
             remove(self.name)
-            raise _no_room(size) from error
+            raise _no_room(size, error) from error
 
     @classmethod
     def attach(cls, described: Description) -> Block:
@@ -111,11 +112,10 @@ class Block:
                 resource_tracker.unregister(self._memory._name, "shared_memory")
 
 
-def _no_room(size: int) -> MemoryError:
-    return MemoryError(
-        f"no shared memory is left for a block of {size / 2**20:.0f} MiB; enlarge /dev/shm or "
-        "close other programs."
-    )
+def _no_room(size: int, error: OSError) -> MemoryError:
+    full = error.errno == errno.ENOMEM
+    where = "the process's memory" if full else "shared memory; enlarge /dev/shm"
+    return MemoryError(f"a block of {size / 2**20:.0f} MiB found no room in {where}")
 
 
 def remove(name: str) -> None:

@@ -258,10 +258,16 @@ class Manager:
         again = "it is started again by itself, so try once more."
         if worker.problem is not None:
             what = worker.problem["message"]
+            # A library that finds no room for itself says so in the second way.
+            full = "MemoryError" in what or "failed to map segment" in what
+            cure = (
+                "there is too little memory for it: close other programs"
+                if full
+                else "install napari-unetpp with PyTorch into this Python again"
+            )
             self._lose(
                 "start",
-                f"the worker could not load what it computes with ({what}); install "
-                "napari-unetpp with PyTorch into this Python again.",
+                f"the worker could not load what it computes with ({what}); {cure}.",
                 worker.problem["details"],
             )
         elif worker.ending == "hung":

@@ -23,6 +23,7 @@ from napari_unetpp.engine.process import Launch, WorkerProcess, cause_of_death
 from napari_unetpp.engine.protocol import DEAF, EngineError, Finished, Noted, Progress
 from napari_unetpp.engine.worker.boot import Lines, Requests
 from napari_unetpp.engine.worker.restore import restore
+from napari_unetpp.engine.worker.way import Lane
 
 
 @pytest.mark.parametrize("limit", [1, 8, 100, 10**6])
@@ -58,9 +59,23 @@ def test_no_shared_memory(monkeypatch: pytest.MonkeyPatch) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(blocks.os, "posix_fallocate", full, raising=False)
-    with pytest.raises(MemoryError, match="shared memory"):
+    with pytest.raises(MemoryError, match="no room in shared memory"):
         Block("unetpp-test-2", (2, 3), "<f4", create=True)
     assert "unetpp-test-2" not in blocks_left()
+
+
+def test_a_lane_without_memory_for_its_thread_works_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    lane, calls = Lane("unetpp-test"), []
+
+    def none(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", none)
+        with pytest.raises(MemoryError, match="can't start new thread"):
+            lane.do(lambda: calls.append("first"))
+    lane.do(lambda: calls.append("second"))
+    assert calls == ["second"]
 
 
 def test_lines_of_threads_do_not_mix_and_noise_goes_elsewhere() -> None:

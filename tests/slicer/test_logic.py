@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 
 from napari_unetpp.core.errors import InputError, UNetPPError
 from napari_unetpp.engine.client import Engine
-from napari_unetpp.engine.protocol import EngineError
+from napari_unetpp.engine.protocol import EngineError, ModelRequest
 
 pytest.importorskip("slicer", reason="these tests need the package slicer-core")
 
@@ -193,8 +194,13 @@ def test_a_worker_that_is_killed_is_told_and_started_again(
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits of address space")
 def test_out_of_memory_is_a_message(add_ct: Callable[..., Any], scene: Any) -> None:
-    session = Session(lambda: Engine(memory_limit=1_200_000_000))
+    engine = Engine()
+    session = Session(lambda: engine)
     try:
+        engine.load(ModelRequest("ct-head-neck")).wait(120)
+        # A real limit: small things still find room, the windows of the network do not.
+        worker = psutil.Process(engine.worker_pid)
+        worker.rlimit(psutil.RLIMIT_AS, (worker.memory_info().vms + 100 * 2**20,) * 2)
         task = begin(UNetPPLogic(session), add_ct, scene)
         assert session.wait(lambda: not task.running, 120)
         assert task.state == "failed"

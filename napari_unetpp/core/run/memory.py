@@ -23,6 +23,10 @@ from napari_unetpp.core.nn.variants import kept_values
 # What allocators other than torch's own CUDA one say, in a bare RuntimeError.
 _EXHAUSTED = (
     "can't start new thread",  # whose stack wants memory too
+    # torch's CPU allocator, which writes its words into memory that it has not got: of
+    # "[enforce fail at alloc_cpu.cpp:...] can't allocate memory" the 15 letters that a
+    # C++ string holds without asking for any.
+    "[enforce fail a",
     "out of memory",
     "not enough memory",
     "can't allocate memory",

@@ -88,11 +88,12 @@ def work(task: Any, kind: str, message: Message) -> Message:
         with contextlib.suppress(BaseException):
             outcome[0] = _work(task, kind, message)
 
-    if kind == "tune":
-        _TUNING.do(call)
-        return outcome[0]
-    with _WAY.taken():
-        _FRONT.do(call)
+    with contextlib.suppress(MemoryError):
+        if kind == "tune":
+            _TUNING.do(call)
+        else:
+            with _WAY.taken():
+                _FRONT.do(call)
     return outcome[0]
 
 

@@ -33,7 +33,13 @@ class Lane:
         self._thread: threading.Thread | None = None
 
     def do(self, call: Callable[[], None]) -> None:
-        """Make a call when those before it are over, and wait until it is over too."""
+        """Make a call when those before it are over, and wait until it is over too.
+
+        Raises
+        ------
+        MemoryError
+            If there is no memory for the thread; the call was not made.
+        """
         done = threading.Event()
 
         def then() -> None:
@@ -43,10 +49,14 @@ class Lane:
                 done.set()
 
         with self._lock:
-            self._calls.put(then)
             if self._thread is None:
-                self._thread = threading.Thread(target=self._loop, name=self._name, daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._loop, name=self._name, daemon=True)
+                try:
+                    thread.start()
+                except RuntimeError as error:
+                    raise MemoryError(f"no thread could be started ({error})") from error
+                self._thread = thread
+            self._calls.put(then)
         done.wait()
 
     def _loop(self) -> None:

@@ -193,6 +193,7 @@ def test_probe_is_the_busiest_piece() -> None:
         (MemoryError(), True),
         (torch.OutOfMemoryError("CUDA"), True),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to ..."), True),
+        (RuntimeError("[enforce fail a"), True),
         (RuntimeError("DefaultCPUAllocator: not enough memory: you tried to ..."), True),
         (RuntimeError("MPS backend out of memory (MPS allocated: ...)"), True),
         (RuntimeError("shapes cannot be multiplied"), False),
