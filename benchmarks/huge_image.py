@@ -35,11 +35,11 @@ from numpy.typing import NDArray
 
 from napari_unetpp.core.data.image import Image
 from napari_unetpp.core.data.io import open_sink, read_image
+from napari_unetpp.core.data.lazy import release
 from napari_unetpp.core.data.preprocess import Normaliser
 from napari_unetpp.core.errors import UNetPPError
 from napari_unetpp.core.events import drain
 from napari_unetpp.core.run.inference import Prediction, fit_normalisers, output_axes, predict
-from napari_unetpp.core.run.memory import release_pages
 from napari_unetpp.core.run.results import deciding_channels, labels_of
 from napari_unetpp.core.run.runtime import Runner, choose_device
 from napari_unetpp.core.run.tiling import Region, Tile, aligned_halo, padded_size, read_window
@@ -72,7 +72,7 @@ def write_image(path: Path, size: int, dtype: str) -> None:
             block = blocks[(column + 2 * row + row // 2) % 4]
             target[y : y + PATTERN, x : x + PATTERN] = block[: size - y, : size - x]
         target.flush()
-        release_pages(target)
+        release(target)
 
 
 def segment(path: Path, out: Path, runner: Runner, level: int) -> Prediction:

@@ -92,18 +92,64 @@ def release(array: Any) -> None:
 
     Pages of a mapped file count as the process's memory until something else needs it, so a
     whole image read or written tile by tile would look (and be accounted) as if it were in
-    memory. Does nothing for other arrays, and where the system has no such call. Never give
-    it a copy-on-write map (mode "c"): what was changed in it would be lost.
+    memory. Does nothing for other arrays, for a private map (mode "c"), whose changes exist
+    nowhere else, and where the system has no such call.
+
+    Parameters
+    ----------
+    array : object
+        A memory map, a view into one, or one of this module's arrays around one.
     """
-    if isinstance(array, MappedArray):
-        release(array._source)
-    for source in array._sources if isinstance(array, StackedArray) else ():
-        release(source)
-    base = array
+    if isinstance(array, LazyArray):
+        for source in getattr(array, "_sources", (getattr(array, "_source", None),)):
+            release(source)
+        return
+    shared, base = False, array
     while base is not None and not isinstance(base, mmap.mmap):
+        shared = shared or getattr(base, "mode", "c") in ("r", "r+", "w+")
         base = getattr(base, "base", None)
-    if base is not None and hasattr(mmap, "MADV_DONTNEED"):
+    if shared and base is not None and hasattr(mmap, "MADV_DONTNEED"):
         base.madvise(mmap.MADV_DONTNEED)
+
+
+# What the system maps beside a row at a touch: Linux maps 64 KiB of a file around it at once, and
+# whole folios of its page cache, which may be larger.
+_TOUCHED_AT_ONCE = 2**18
+
+
+class Pages:
+    """Counts what is touched of a memory map, and gives its pages back from time to time.
+
+    Parameters
+    ----------
+    array : array-like
+        Anything that :func:`release` knows; other arrays are left alone.
+    limit : int
+        Bytes that may be touched before pages are given back.
+    """
+
+    def __init__(self, array: Any, limit: int = 2**27) -> None:
+        self._array = array
+        self.limit = limit
+        self._touched = 0
+
+    def touched_by(self, block: Any) -> int:
+        """Return how many bytes a block maps: more of each row than is wanted of it."""
+        rows, row = math.prod(block.shape[:-1]), block.shape[-1] if block.ndim else 1
+        # No more than there is: rows that are neighbours share what is mapped.
+        whole = math.prod(self._array.shape) * self._array.dtype.itemsize
+        return int(min(rows * (row * block.dtype.itemsize + _TOUCHED_AT_ONCE), whole))
+
+    def touch(self, block: NDArray[Any]) -> None:
+        """Count a block that is to be read or was written; make room for it before."""
+        if self._touched > self.limit:
+            self.release()
+        self._touched += self.touched_by(block)
+
+    def release(self) -> None:
+        """Give them back now."""
+        self._touched = 0
+        release(self._array)
 
 
 class DiskArray(LazyArray):
@@ -114,24 +160,27 @@ class DiskArray(LazyArray):
     source : memmap
         The map; blocks are views into it.
     limit : int
-        Bytes that may be read before pages are given back.
+        Bytes that may be touched before pages are given back.
     """
 
     def __init__(self, source: np.memmap[Any, Any], limit: int = 2**27) -> None:
         super().__init__(source.shape, source.dtype)
         self._source = source
-        self._limit = limit
-        self._read_bytes = 0
+        self._pages = Pages(source, limit)
 
     def _read(self, index: Index) -> NDArray[Any]:
-        if self._read_bytes > self._limit:
-            release(self._source)
-            self._read_bytes = 0
-        block: NDArray[Any] = np.asarray(self._source)[index]
-        # A page holds 4 KiB of a row, however few of its pixels are wanted.
-        rows = block.size // max(1, block.shape[-1] if block.ndim else 1)
-        self._read_bytes += max(block.nbytes, rows * 4096)
-        return block
+        block: NDArray[Any] = np.asarray(self._source)[index]  # a view: nothing is touched yet
+        touched = self._pages.touched_by(block)
+        if block.ndim < 2 or touched <= max(self._pages.limit, 4 * block.nbytes):
+            self._pages.touch(block)
+            return block
+        thin = np.empty(block.shape, block.dtype)  # few values of many pages: not all at once
+        step = max(1, len(block) * self._pages.limit // touched)
+        for start in range(0, len(thin), step):
+            band = block[start : start + step]
+            self._pages.touch(band)
+            thin[start : start + step] = band
+        return thin
 
 
 class StoredArray(LazyArray):

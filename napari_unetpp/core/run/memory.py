@@ -8,12 +8,9 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
-import mmap
 import threading
 from types import TracebackType
-from typing import Any
 
-import numpy as np
 import psutil
 import torch
 
@@ -116,28 +113,6 @@ def waiting_bytes_per_pixel(config: NetworkConfig) -> float:
         The network.
     """
     return float(8 * config.in_channels + 4 * config.out_channels)
-
-
-def release_pages(data: Any) -> None:
-    """Let go of the pages of a memory-mapped file that were read.
-
-    They count as this process's memory until the system wants them back, which makes a
-    large image look as if it had been loaded. The pages of a file are read again when they
-    are touched again. Anything but a shared memory map of a file is left alone.
-
-    Parameters
-    ----------
-    data : object
-        The image's array.
-    """
-    # A private map ("c") holds changes that exist nowhere else.
-    if not isinstance(data, np.memmap) or getattr(data, "mode", "c") not in ("r", "r+", "w+"):
-        return
-    base: Any = data
-    while base is not None and not isinstance(base, mmap.mmap):
-        base = getattr(base, "base", None)
-    if base is not None and hasattr(base, "madvise"):
-        base.madvise(mmap.MADV_DONTNEED)
 
 
 class PeakMemory:

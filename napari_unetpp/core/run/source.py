@@ -25,7 +25,7 @@ from napari_unetpp.core.axes import (
 )
 from napari_unetpp.core.config import ModelCard, Normalisation
 from napari_unetpp.core.data.image import Image
-from napari_unetpp.core.data.lazy import LazyArray, MappedArray
+from napari_unetpp.core.data.lazy import LazyArray, MappedArray, Pages
 from napari_unetpp.core.data.preprocess import (
     LUMA,
     RED,
@@ -37,9 +37,9 @@ from napari_unetpp.core.data.preprocess import (
 )
 from napari_unetpp.core.errors import InputError
 from napari_unetpp.core.events import Note
-from napari_unetpp.core.run.memory import release_pages
 from napari_unetpp.core.run.tiling import Region, Tile, read_window
 
+# Of a memory-mapped image, before what was read of it is let go.
 _RELEASE_AFTER = 64 * 2**20
 
 
@@ -142,7 +142,7 @@ class Source:
         self.shape = tuple(int(sizes[a]) for a in card.axes)
         self.sizes = {a: int(sizes[a]) for a in self.axes}
         self._block_axes = "".join(a for a in self._axes if a in card.axes + "C" + SAMPLES)
-        self._read_bytes = 0
+        self._pages = Pages(image.data, _RELEASE_AFTER)
 
     def _choose(self, view: Any, axes: str, channel: int | None) -> tuple[Any, str]:
         """Return a lazy array with the channels that the network takes, and its axes."""
@@ -274,16 +274,12 @@ class Source:
         block = np.asarray(self._view[index_of(self._axes, position)])
         letter = next((a for a in ("C", SAMPLES) if a in self._block_axes), "C")
         block = arrange(block, self._block_axes, letter + self.card.axes)  # (C, *space)
-        self._read_bytes += block.nbytes
-        if self._read_bytes > _RELEASE_AFTER:
-            block = block.copy()  # may be a view of the very pages that are let go
-            self.release()
+        self._pages.touch(block)
         return block
 
     def release(self) -> None:
         """Let go of the pages of a memory-mapped image that were read."""
-        self._read_bytes = 0
-        release_pages(self.image.data)
+        self._pages.release()
 
     def load(
         self, part: Part, tile: Tile, normalisers: list[Normaliser]

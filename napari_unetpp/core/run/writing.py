@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_unetpp.core.axes import Part
+from napari_unetpp.core.data.lazy import release
 from napari_unetpp.core.run.instances import label_instances
-from napari_unetpp.core.run.memory import release_pages
 from napari_unetpp.core.run.overlap import Aside
 from napari_unetpp.core.run.request import Request, shape_of
 from napari_unetpp.core.run.results import (
@@ -85,7 +85,7 @@ class Writer:
     def _tile(self, block: Block) -> Region:
         part = self._job.parts[block.plane]
         region = _write_tile(self._job, self._sink, part, block.tile.core, block.probabilities)
-        release_pages(self._sink)
+        release(self._sink)
         return region
 
     def _complete(self, block: Block) -> Region:
@@ -101,7 +101,7 @@ class Writer:
             return ()
         region = _write_whole(self._job, self._sink, self._job.parts[block.plane], self._kept)
         self._kept = None
-        release_pages(self._sink)
+        release(self._sink)
         return region
 
 

@@ -161,3 +161,15 @@ def test_a_map_read_and_written_in_blocks_stays_small(tmp_path: Path) -> None:
     lazy[3:].sum()
     lazy[0].sum()
     assert kept.min() == 1  # a view outlives the pages
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc; pages are given back on Linux")
+def test_a_thin_sample_of_a_map_stays_small(tmp_path: Path) -> None:
+    mapped = np.memmap(tmp_path / "a", np.uint8, "w+", 0, (2**13, 2**14))
+    mapped[:] = np.arange(2**13, dtype=np.uint16)[:, None] % 251
+    release(mapped)
+    before = resident_bytes()
+    thin = DiskArray(mapped, limit=2**24)[4::9, ::8]  # some of every page of the 2**27 bytes
+    assert resident_bytes() - before < 2**26
+    np.testing.assert_array_equal(thin[:, 7], np.arange(4, 2**13, 9) % 251)
+    assert thin.shape == (910, 2**11)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from napari_unetpp.core.config import Normalisation
 from napari_unetpp.core.data.image import Image
+from napari_unetpp.core.data.lazy import release
 from napari_unetpp.core.errors import OutOfMemory
 from napari_unetpp.core.events import TileDone, drain
 from napari_unetpp.core.run import memory
@@ -128,7 +129,7 @@ def test_memory_of_a_20000_pixel_wide_file_at_l1(tmp_path: Path) -> None:
     for row in range(0, size, 1000):
         image[row : row + 1000] = (np.arange(size) % 1000)[None]
         image.flush()
-    memory.release_pages(image)
+    release(image)
     sink = np.memmap(tmp_path / "out.dat", np.uint8, "w+", shape=shape)
     runner = runner_of(pass_through(), normalisation=Normalisation("window", 0.0, 1000.0))
     with memory.PeakMemory() as peak:

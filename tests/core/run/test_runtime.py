@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from napari_unetpp.core.config import ClassInfo, ModelCard, NetworkConfig
+from napari_unetpp.core.data.lazy import release
 from napari_unetpp.core.errors import DeviceError, InputError
 from napari_unetpp.core.model.modelfile import Model
 from napari_unetpp.core.nn.network import NestedUNet
@@ -232,7 +233,7 @@ def test_pages_of_a_mapped_file_are_let_go(tmp_path: Path) -> None:
     view = data[: 2**25]
     assert int(view[:: 2**12].sum()) == 7 * 2**13
     before = process.memory_info().rss
-    memory.release_pages(view)
+    release(view)
     assert before - process.memory_info().rss > 20 * 2**20
     assert int(data[:: 2**12].sum()) == 7 * 2**13  # still there, in the file
 
@@ -242,8 +243,8 @@ def test_private_changes_are_not_let_go(tmp_path: Path) -> None:
     path.write_bytes(bytes(2**16))
     data = np.memmap(path, np.uint8, "c")
     data[:] = 9
-    memory.release_pages(data)
-    memory.release_pages(np.zeros(3))
+    release(data)
+    release(np.zeros(3))
     assert int(data.min()) == 9
 
 

@@ -26,7 +26,7 @@ from napari_unetpp.core.data.io.hidden import (
     remove,
     remove_abandoned,
 )
-from napari_unetpp.core.data.lazy import release
+from napari_unetpp.core.data.lazy import Pages, release
 from napari_unetpp.core.errors import FileError, InputError, UNetPPError
 
 # Bytes written through a memory map before its pages are given back.
@@ -156,7 +156,6 @@ class StagedSink:
         self.dtype: np.dtype[Any] = np.dtype(dtype)
         self._target: Any = None
         self._closed = ""
-        self._written = 0
         self._place = final_place(self.path)
         self._staged = hidden_beside(self._place, self._staged_suffix())
         self._scratch: list[Path] = []
@@ -168,15 +167,13 @@ class StagedSink:
         except BaseException:
             self.abort()
             raise
+        self._pages = Pages(self._target, _RELEASE_AFTER)
 
     def __setitem__(self, region: Any, block: Any) -> None:
         self._check_open()
         with writing(self.path):
             self._target[region] = block
-        self._written += getattr(block, "nbytes", 0)
-        if self._written > _RELEASE_AFTER:
-            release(self._target)
-            self._written = 0
+        self._pages.touch(np.asarray(block))
 
     def __getitem__(self, region: Any) -> NDArray[Any]:
         self._check_open()

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
-import json
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import tifffile
-import torch
 
 from napari_unetpp.core.data.phantoms import nuclei_2d
 
@@ -20,23 +17,17 @@ MODULES = ("measure", "plain_loop", "training")
 
 
 @pytest.fixture
-def bench(repository_root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
-    """Return the scripts as modules, with a case that takes no time."""
-    threads = torch.get_num_threads()
-    monkeypatch.syspath_prepend(str(repository_root / "benchmarks"))
-    modules = SimpleNamespace(**{name: importlib.import_module(name) for name in MODULES})
-    case = modules.training.CASES["nuclei"]
+def quick(bench: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """Return the scripts with a case that takes no time."""
+    case = bench.training.CASES["nuclei"]
     network = replace(case.card.network, filters=(4, 6, 8))
     small = replace(
         case,
         card=case.card.replace(network=network, levels_trained=(1, 2)),
         config=replace(case.config, batch=2, patch=(32, 32)),
     )
-    monkeypatch.setitem(modules.training.CASES, "nuclei", small)
-    yield modules
-    for name in MODULES:
-        del sys.modules[name]
-    torch.set_num_threads(threads)
+    monkeypatch.setitem(bench.training.CASES, "nuclei", small)
+    return bench
 
 
 @pytest.fixture
@@ -52,11 +43,11 @@ def data(tmp_path: Path) -> Path:
 
 
 def test_every_loop_is_timed_beside_the_plain_one(
-    bench: SimpleNamespace, data: Path, capsys: pytest.CaptureFixture[str]
+    quick: SimpleNamespace, data: Path, run_json: Callable[..., Any]
 ) -> None:
     argv = ["--data", str(data), "--quick", "--threads", "1", "--pause", "0", "--device", "cpu"]
-    assert bench.training.main([*argv, "--json"]) == 0
-    document = json.loads(capsys.readouterr().out)
+    code, document = run_json(quick.training, argv)
+    assert code == 0
     loops = document["speed"]["nuclei"]["loops"]
     assert next(iter(loops)) == "plain"
     assert {"next batch in a thread", "channels last", "fused AdamW", "ours"} <= set(loops)
@@ -64,25 +55,25 @@ def test_every_loop_is_timed_beside_the_plain_one(
     for row in loops.values():
         assert row["faster"]["low"] > 0
         assert row["less_processor_time"]["low"] > 0
-    text = bench.training.report(document)
+    text = quick.training.report(document)
     assert "**nuclei**, batches of 2 patches of 32x32" in text
     assert "| plain | " in text
     assert document["scores"] is None
 
 
-def test_parts_change_the_speed_and_not_the_training(bench: SimpleNamespace, data: Path) -> None:
+def test_parts_change_the_speed_and_not_the_training(quick: SimpleNamespace, data: Path) -> None:
     args = SimpleNamespace(data=data, images=4, held_out=0.3)
-    case = bench.training.CASES["nuclei"]
-    found = bench.training.prepared(args, case, data / "cache")
+    case = quick.training.CASES["nuclei"]
+    found = quick.training.prepared(args, case, data / "cache")
     config = replace(case.config, steps=100)
     weights = {}
-    for label, parts in bench.training.parts_of(native=False, compiled=False).items():
-        loop = bench.plain_loop.Loop(bench.training.sampler_of(found, case, config), config, parts)
+    for label, parts in quick.training.parts_of(native=False, compiled=False).items():
+        loop = quick.plain_loop.Loop(quick.training.sampler_of(found, case, config), config, parts)
         loop.run(3)
         loop.close()
         weights[label] = loop.network.state_dict()["nodes.x0_0.0.weight"].contiguous()
-    start = bench.plain_loop.Loop(
-        bench.training.sampler_of(found, case, config), config, bench.plain_loop.Parts()
+    start = quick.plain_loop.Loop(
+        quick.training.sampler_of(found, case, config), config, quick.plain_loop.Parts()
     )
     start.close()
     plain = weights.pop("plain")
@@ -95,11 +86,12 @@ def test_parts_change_the_speed_and_not_the_training(bench: SimpleNamespace, dat
 
 
 def test_scores_are_of_both_ways(
-    bench: SimpleNamespace, data: Path, capsys: pytest.CaptureFixture[str]
+    quick: SimpleNamespace, data: Path, run_json: Callable[..., Any]
 ) -> None:
     argv = ["--data", str(data), "--networks", "", "--seeds", "2", "--score-steps", "2"]
-    assert bench.training.main([*argv, "--device", "cpu", "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)["scores"]
+    code, document = run_json(quick.training, [*argv, "--device", "cpu"])
+    assert code == 0
+    found = document["scores"]
     assert set(found["iou"]) == {"plain", "ours"}
     for by_level in found["iou"].values():
         assert set(by_level) == {"1", "2", "3", "4"}

@@ -2,42 +2,16 @@
 
 from __future__ import annotations
 
-import gc
-import importlib
-import json
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import torch
 
 from napari_unetpp.core.errors import InputError
 
 MODULES = ("measure", "huge_image", "cost", "overlap", "tiles")
-
-
-@pytest.fixture(scope="module")
-def bench(repository_root: Path) -> Iterator[SimpleNamespace]:
-    """Return the scripts as modules, imported as they import each other."""
-    folder = str(repository_root / "benchmarks")
-    threads = torch.get_num_threads()
-    sys.path.insert(0, folder)
-    modules: dict[str, ModuleType] = {name: importlib.import_module(name) for name in MODULES}
-    gc.freeze()  # every measured peak begins with a collection, slow with all that is imported
-    yield SimpleNamespace(**modules)
-    gc.unfreeze()
-    sys.path.remove(folder)
-    for name in MODULES:
-        del sys.modules[name]
-    torch.set_num_threads(threads)
-
-
-def run_json(module: ModuleType, argv: list[str], capsys: pytest.CaptureFixture[str]) -> Any:
-    assert module.main([*argv, "--json"]) == 0
-    return json.loads(capsys.readouterr().out)
 
 
 FAST = ["--precision", "float32"]
@@ -57,11 +31,12 @@ def test_runs_double(bench: SimpleNamespace) -> None:
 
 
 def test_cost_from_file_to_file(
-    bench: SimpleNamespace, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    bench: SimpleNamespace, run_json: Callable[..., Any], tmp_path: Path
 ) -> None:
     figure = tmp_path / "cost.png"
     argv = ["--runs", "1:64-128", "--repeats", "1", "--backend", "torch", "--figure", str(figure)]
-    found = run_json(bench.cost, [*argv, *FAST], capsys)
+    code, found = run_json(bench.cost, [*argv, *FAST])
+    assert code == 0
     rows = found["levels"]["1"]["rows"]
     assert [(row["side"], row["tiles"]) for row in rows] == [(64, 1), (128, 1)]
     assert all(row["seconds"] > 0 and row["processor_seconds"] > 0 for row in rows)
@@ -71,11 +46,12 @@ def test_cost_from_file_to_file(
 
 
 def test_every_way_gives_the_same(
-    bench: SimpleNamespace, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    bench: SimpleNamespace, run_json: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("NAPARI_UNETPP_BACKEND", "torch")
     argv = ["--size", "128", "--repeats", "1", "--late", "0.001"]
-    found = run_json(bench.overlap, [*argv, *FAST], capsys)
+    code, found = run_json(bench.overlap, [*argv, *FAST])
+    assert code == 0
     assert len(found["cases"]) == 4
     for ways in found["cases"].values():
         assert list(ways) == list(bench.overlap.WAYS)
@@ -83,12 +59,13 @@ def test_every_way_gives_the_same(
 
 
 def test_what_tiles_compute_is_counted(
-    bench: SimpleNamespace, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    bench: SimpleNamespace, run_json: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(bench.tiles.QUICK_WINDOWS, 2, (32, 48))
     monkeypatch.setitem(bench.tiles.IMAGES, 2, (512,))
     argv = ["--quick", "--repeats", "1", "--backend", "torch"]
-    found = run_json(bench.tiles, [*argv, *FAST], capsys)
+    code, found = run_json(bench.tiles, [*argv, *FAST])
+    assert code == 0
     assert found["plans"]["1"] == [
         {"image": [512, 512], "core": [512, 512], "tiles": 1, "computed": 1.0, "largest": 2**18}
     ]

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
 import json
-import sys
-from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -27,20 +24,6 @@ MACHINE = {
     "device": "cpu (this one)", "precision": "bfloat16", "threads": 2, "cores": 2,
     "system": "Linux x86_64", "torch": "2.13.0", "amx": False,
 }  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def bench(repository_root: Path) -> Iterator[SimpleNamespace]:
-    """Return the scripts as modules, imported as they import each other."""
-    folder = str(repository_root / "benchmarks")
-    threads = torch.get_num_threads()
-    sys.path.insert(0, folder)
-    modules: dict[str, ModuleType] = {name: importlib.import_module(name) for name in MODULES}
-    yield SimpleNamespace(**modules)
-    sys.path.remove(folder)
-    for name in MODULES:
-        del sys.modules[name]
-    torch.set_num_threads(threads)
 
 
 def run_of(bench: SimpleNamespace, size: str, seconds: dict[str, list[float]], **more: Any) -> Any:

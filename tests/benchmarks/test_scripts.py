@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import gc
-import importlib
-import json
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,28 +19,7 @@ from napari_unetpp.core.model.modelfile import save_model
 from napari_unetpp.core.nn.network import NestedUNet
 
 MODULES = ("measure", "levels", "huge_image", "scores")
-
-
-@pytest.fixture(scope="module")
-def bench(repository_root: Path) -> Iterator[SimpleNamespace]:
-    """Return the scripts as modules, imported as they import each other."""
-    folder = str(repository_root / "benchmarks")
-    threads = torch.get_num_threads()
-    sys.path.insert(0, folder)
-    modules: dict[str, ModuleType] = {name: importlib.import_module(name) for name in MODULES}
-    gc.freeze()  # every measured peak begins with a collection, slow with all that is imported
-    yield SimpleNamespace(**modules)
-    gc.unfreeze()
-    sys.path.remove(folder)
-    for name in MODULES:
-        del sys.modules[name]
-    torch.set_num_threads(threads)
-
-
-def run_json(module: ModuleType, argv: list[str], capsys: pytest.CaptureFixture[str]) -> Any:
-    code = module.main([*argv, "--json", "--device", "cpu"])
-    out = capsys.readouterr().out
-    return code, json.loads(out)
+CPU = ["--device", "cpu"]
 
 
 def tiny_card(split: str = "") -> ModelCard:
@@ -110,11 +85,9 @@ def test_an_unknown_network_is_refused(bench: SimpleNamespace) -> None:
 # levels ----------------------------------------------------------------------------------
 
 
-def test_levels_of_the_papers_network(
-    bench: SimpleNamespace, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_levels_of_the_papers_network(bench: SimpleNamespace, run_json: Callable[..., Any]) -> None:
     argv = ["--networks", "paper", "--sizes", "32x48,16x16x16", "--repeats", "1", "--threads", "1"]
-    code, found = run_json(bench.levels, argv, capsys)
+    code, found = run_json(bench.levels, [*argv, *CPU])
     assert code == 0
     assert found["machine"]["threads"] == 1
     (case,) = found["cases"]  # a 2D network is not run on the volume
@@ -147,14 +120,14 @@ def test_levels_of_the_papers_network(
 
 
 def test_levels_of_a_3d_network(
-    bench: SimpleNamespace, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    bench: SimpleNamespace, run_json: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     network = NetworkConfig(ndim=3, filters=(4, 8, 8, 8, 8), out_channels=2, norm="batch")
     classes = (ClassInfo("a"), ClassInfo("b"))
     card = ModelCard("tiny", network, classes, "ZYX", spacing=(3.0, 4.0, 4.0), orientation="SPL")
     monkeypatch.setitem(bench.measure.CARDS, "tiny", card)
     argv = ["--networks", "tiny", "--sizes", "16x16x32,32x32", "--repeats", "2"]
-    code, found = run_json(bench.levels, argv, capsys)
+    code, found = run_json(bench.levels, [*argv, *CPU])
     assert code == 0
     (case,) = found["cases"]
     assert case["shape"] == [16, 16, 32]
@@ -226,10 +199,10 @@ HUGE = ["--model", "tiny", "--size", "601", "--windows", "2", "--precision", "fl
 
 @pytest.mark.usefixtures("tiny_nuclei")
 def test_huge_image_is_bounded_and_exact(
-    bench: SimpleNamespace, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    bench: SimpleNamespace, run_json: Callable[..., Any], tmp_path: Path
 ) -> None:
     large = [*HUGE, "--size", "1201", "--folder", str(tmp_path)]
-    code, found = run_json(bench.huge_image, large, capsys)
+    code, found = run_json(bench.huge_image, [*large, *CPU])
     assert code == 0
     assert found["tiles"] > 1
     assert found["megapixels"] == pytest.approx(1.442401)
@@ -245,7 +218,7 @@ def test_huge_image_is_bounded_and_exact(
 
 @pytest.mark.usefixtures("tiny_nuclei")
 def test_huge_image_notices_a_wrong_label(
-    bench: SimpleNamespace, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    bench: SimpleNamespace, run_json: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     honest = bench.huge_image.segment
 
@@ -257,7 +230,7 @@ def test_huge_image_notices_a_wrong_label(
         return result
 
     monkeypatch.setattr(bench.huge_image, "segment", one_pixel_wrong)
-    code, found = run_json(bench.huge_image, [*HUGE, "--windows", "0"], capsys)
+    code, found = run_json(bench.huge_image, [*HUGE, "--windows", "0", *CPU])
     assert code == 1
     assert found["pixels_different"] == 1
 
@@ -316,11 +289,11 @@ def scored(tmp_path: Path) -> tuple[Path, Path]:
 
 
 def test_scores_by_modality(
-    bench: SimpleNamespace, capsys: pytest.CaptureFixture[str], scored: tuple[Path, Path]
+    bench: SimpleNamespace, run_json: Callable[..., Any], scored: tuple[Path, Path]
 ) -> None:
     data, model = scored
     argv = ["--models", "nuclei", "--model-file", str(model), "--data", str(data)]
-    code, (found,) = run_json(bench.scores, argv, capsys)
+    code, (found,) = run_json(bench.scores, [*argv, *CPU])
     assert code == 0
     groups = found["groups"]
     assert {name: one["n_images"] for name, one in groups.items()} == {
