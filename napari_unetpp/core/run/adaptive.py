@@ -2,8 +2,9 @@
 
 Every window is judged by how much of the foreground the first two heads see differently. Where
 that is more than the card's tolerance, the deepest level decides. A window after several that went
-deep is expected to go deep too: then all three heads come from one pass, which costs hardly more
-than the deepest alone, and the judgement is the same. Where the image ends and the two would pad it
+deep is expected to go deep too, and so is the first window of a run whose middle would: then all
+three heads come from one pass, which costs hardly more than the deepest alone, and the judgement is
+the same. Where the image ends and the two would pad it
 differently, or a level fell back to another precision, it is not the same, so there nothing is
 expected. Knows a runner and arrays; no tile, no file.
 """
@@ -58,6 +59,10 @@ def disagreement(first: NDArray[np.float32], second: NDArray[np.float32], card: 
 # expectation would often be wrong, and cost the deepest level for nothing.
 _EXPECTED_AFTER = 3
 
+# The middle quarter of a window along each axis foretells the whole, where seeing it by the first
+# two levels costs no more than this share of seeing the whole so.
+_GLANCE_SHARE = 0.125
+
 
 @dataclass(frozen=True)
 class Found:
@@ -87,6 +92,7 @@ class Adaptive:
         trained = sorted(card.levels_trained)
         self._shallow, self._deepest = tuple(trained[:2]), trained[-1]
         self.tolerance = TOLERANCE if card.auto_tolerance is None else card.auto_tolerance
+        self._begun = False
 
     def run(self, x: NDArray[np.float32], crop: Region, ends: tuple[int, ...]) -> Found:
         """Run one window.
@@ -111,8 +117,8 @@ class Adaptive:
             return Found(runner.probabilities(x[None], deepest, crop)[0], deepest)
         window, inner = _narrowed(crop, ends, self._shallow[-1])
         deep: NDArray[np.float32] | None = None
-        expected = runner.deep_in_a_row >= _EXPECTED_AFTER
-        if expected and self._ends_alike(window, ends) and self._computed_alike():
+        alike = self._ends_alike(window, ends) and self._computed_alike()
+        if alike and self._expected(x, crop, ends):
             heads = runner.several(x[None], (*self._shallow, deepest))
             deep = np.ascontiguousarray(heads[deepest][0][(slice(None), *crop)])
             if self._disagree(heads, crop):
@@ -126,6 +132,24 @@ class Adaptive:
         if deep is None:
             deep = runner.probabilities(x[None], deepest, crop)[0]
         return Found(deep, deepest)
+
+    def _expected(self, x: NDArray[np.float32], crop: Region, ends: tuple[int, ...]) -> bool:
+        """Return whether a window is expected to go deep, before it is judged."""
+        begun, self._begun = self._begun, True
+        if self._runner.deep_in_a_row >= _EXPECTED_AFTER:
+            return True
+        if begun:
+            return False
+        quarters = [(c.stop - c.start) // 4 for c in crop]
+        middle = tuple(
+            slice((c.start + c.stop - quarter) // 2, (c.start + c.stop - quarter) // 2 + quarter)
+            for c, quarter in zip(crop, quarters, strict=True)
+        )
+        window, inner = _narrowed(middle, ends, self._shallow[-1])
+        seen = x[(None, slice(None), *window)]
+        if not min(quarters) or seen.size > _GLANCE_SHARE * x.size:
+            return False
+        return self._disagree(self._runner.several(seen, self._shallow), inner)
 
     def _ends_alike(self, window: Region, ends: tuple[int, ...]) -> bool:
         """Return whether the shallow window is padded as the deep one is, if it is at all."""

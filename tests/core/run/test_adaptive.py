@@ -160,6 +160,29 @@ def test_expecting_depth_does_not_change_the_judgement_at_the_images_end() -> No
     np.testing.assert_allclose(found[0].probabilities, found[1].probabilities, atol=1e-5)
 
 
+@pytest.mark.parametrize("tolerance", [0.0, 1.0])
+def test_a_glance_at_the_middle_foretells_the_first_window_alone(
+    monkeypatch: pytest.MonkeyPatch, tolerance: float
+) -> None:
+    runner = runner_of(tolerance)
+    asked: list[tuple[tuple[int, ...], int]] = []
+    plain = runner.several
+
+    def several(x: NDArray[np.float32], levels: Any) -> dict[int, NDArray[np.float32]]:
+        asked.append((tuple(levels), x.shape[-1]))
+        return plain(x, levels)
+
+    monkeypatch.setattr(runner, "several", several)
+    x, crop = picture(1, 512, 512), (slice(0, 512), slice(0, 512))
+    glancing = Adaptive(runner)
+    found = [glancing.run(x, crop, (512, 512)) for _ in range(2)]
+    assert asked[0][1] ** 2 < 512**2 / 8
+    whole = ((1, 2), 512)
+    assert asked[1:] == ([((1, 2, 4), 512), whole] if tolerance == 0 else [whole, whole])
+    assert {one.level for one in found} == {4 if tolerance == 0 else 2}
+    np.testing.assert_allclose(found[0].probabilities, found[1].probabilities, atol=1e-5)
+
+
 @pytest.mark.skipif(not native_bfloat16(), reason="this processor has no bfloat16")
 @pytest.mark.parametrize("fallen", [None, 2, 4])
 def test_levels_of_different_precision_are_not_judged_in_one_pass(
