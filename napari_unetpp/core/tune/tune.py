@@ -40,6 +40,7 @@ from napari_unetpp.core.tune.settings import (
     BATCH,
     FEW_PIXELS,
     GENTLY,
+    HURRY,
     JOINS,
     LEAD,
     LEARNED,
@@ -267,7 +268,8 @@ class FineTuning:
             min(-(-p // multiple), -(-n // multiple)) * multiple
             for p, n in zip(PATCH[ndim], largest, strict=True)
         )
-        drawer = PatchDrawer(self.windows, self.card, patch, BATCH[ndim], self.config.seed)
+        batch = BATCH[ndim] if self.config.max_seconds >= HURRY else 1
+        drawer = PatchDrawer(self.windows, self.card, patch, batch, self.config.seed)
         for number, (maps, sure) in enumerate(
             zip(self.teaching.maps, self.teaching.sure, strict=True)
         ):
