@@ -10,7 +10,6 @@ the options.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import sys
 import tempfile
@@ -30,8 +29,9 @@ from measure import (
     peak_mib,
     set_threads,
 )
+from script import parser_of, tell
 
-from napari_unetpp.core.errors import InputError, UNetPPError
+from napari_unetpp.core.errors import InputError
 from napari_unetpp.core.run.runtime import Runner, choose_device
 
 RUNS = "1:512-16384,4:512-4096"
@@ -180,33 +180,24 @@ def draw(found: dict[str, Any], path: Path) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = parser_of(__doc__, "folder", "threads", "device", "precision", "backend")
     parser.add_argument("--runs", default=RUNS, help="levels and sides, default %(default)s")
     parser.add_argument("--repeats", type=int, default=3, help="of the smaller images")
     parser.add_argument("--repeated", type=int, default=4096, help="largest side of these")
-    parser.add_argument("--folder", type=Path, help="where to write; default a temporary folder")
     parser.add_argument("--figure", type=Path, metavar="PNG", help="draw the table into this file")
-    parser.add_argument("--threads", type=int, help="default: torch's")
-    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"))
-    parser.add_argument(
-        "--precision", default="auto", choices=("auto", "float32", "bfloat16", "float16")
-    )
-    parser.add_argument("--backend", default="auto", choices=("auto", "torch", "openvino"))
     parser.add_argument("--quick", action="store_true", help=f"{QUICK_RUNS}, once")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of Markdown")
     args = parser.parse_args(argv)
     if args.quick:
         args.runs, args.repeats = QUICK_RUNS, 1
-    try:
+
+    def found() -> dict[str, Any]:
         with tempfile.TemporaryDirectory(dir=args.folder, prefix="unetpp-cost-") as folder:
-            found = measure(args, Path(folder))
+            document = measure(args, Path(folder))
         if args.figure:
-            draw(found, args.figure)
-    except UNetPPError as error:
-        print(error, file=sys.stderr)
-        return 2
-    print(json.dumps(found, indent=2) if args.json else report(found))
-    return 0
+            draw(document, args.figure)
+        return document
+
+    return tell(args, found, report)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ run alone with their halo: every label must be equal. Run with ``--help`` for th
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -32,12 +31,12 @@ from measure import (
     size_text,
 )
 from numpy.typing import NDArray
+from script import parser_of, tell
 
 from napari_unetpp.core.data.image import Image
 from napari_unetpp.core.data.io import open_sink, read_image
 from napari_unetpp.core.data.lazy import release
 from napari_unetpp.core.data.preprocess import Normaliser
-from napari_unetpp.core.errors import UNetPPError
 from napari_unetpp.core.events import drain
 from napari_unetpp.core.run.inference import Prediction, fit_normalisers, output_axes, predict
 from napari_unetpp.core.run.results import deciding_channels, labels_of
@@ -181,30 +180,24 @@ def report(found: dict[str, Any]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    """Measure and print; 1 if the aim is missed or a label is wrong."""
+    parser = parser_of(__doc__, "folder", "threads", "device", "precision")
     parser.add_argument("--size", type=int, default=20_000, help="side in pixels")
     parser.add_argument("--dtype", default="uint16", choices=("uint8", "uint16"))
     parser.add_argument("--model", default="nuclei", help="default %(default)s")
     parser.add_argument("--level", type=int, default=1, help="default %(default)s")
     parser.add_argument("--windows", type=int, default=12, help="windows beside the corners")
-    parser.add_argument("--folder", type=Path, help="where to write; default a temporary folder")
-    parser.add_argument("--threads", type=int, help="default: torch's")
-    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"))
-    parser.add_argument(
-        "--precision", default="auto", choices=("auto", "float32", "bfloat16", "float16")
-    )
     parser.add_argument("--quick", action="store_true", help="2000 pixels")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of Markdown")
     args = parser.parse_args(argv)
     args.size = min(args.size, 2000) if args.quick else args.size
-    try:
+
+    def found() -> dict[str, Any]:
         with tempfile.TemporaryDirectory(dir=args.folder, prefix="unetpp-huge-") as folder:
-            found = measure(args, Path(folder))
-    except UNetPPError as error:
-        print(error, file=sys.stderr)
-        return 2
-    print(json.dumps(found, indent=2) if args.json else report(found))
-    return int(found["pixels_different"] > 0 or found["peak_mib"] > AIM_MIB)
+            return measure(args, Path(folder))
+
+    return tell(
+        args, found, report, lambda f: int(f["pixels_different"] > 0 or f["peak_mib"] > AIM_MIB)
+    )
 
 
 if __name__ == "__main__":

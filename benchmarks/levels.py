@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -36,10 +35,11 @@ from measure import (
     size_text,
 )
 from numpy.typing import NDArray
+from script import parser_of, tell
 
 from napari_unetpp.core.config import ModelCard
 from napari_unetpp.core.data.image import Image
-from napari_unetpp.core.errors import InputError, UNetPPError
+from napari_unetpp.core.errors import InputError
 from napari_unetpp.core.events import drain
 from napari_unetpp.core.nn.network import NestedUNet
 from napari_unetpp.core.nn.variants import multiply_accumulates
@@ -358,24 +358,16 @@ def decide(network: NestedUNet) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    """Measure and print."""
+    parser = parser_of(__doc__, "threads", "device")
     parser.add_argument("--networks", default=",".join(CARDS), help="default %(default)s")
     parser.add_argument("--sizes", default=None, help=f"default {SIZES}")
     parser.add_argument("--repeats", type=int, default=None, help="rounds; default 5")
-    parser.add_argument("--threads", type=int, help="default: torch's")
-    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"))
     parser.add_argument("--quick", action="store_true", help=f"{QUICK_SIZES}, one round")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of Markdown")
     args = parser.parse_args(argv)
     args.sizes = args.sizes or (QUICK_SIZES if args.quick else SIZES)
     args.repeats = args.repeats or (1 if args.quick else 5)
-    try:
-        document = measure(args)
-    except UNetPPError as error:
-        print(error, file=sys.stderr)
-        return 2
-    print(json.dumps(document, indent=2) if args.json else report(document))
-    return 0
+    return tell(args, lambda: measure(args), report)
 
 
 if __name__ == "__main__":

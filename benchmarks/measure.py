@@ -205,14 +205,16 @@ def ratios(seconds: Mapping[str, Sequence[float]], base: str) -> dict[str, Sprea
     }
 
 
-def matrix_rate(precision: str) -> float:
+def matrix_rate(precision: str, kind: str = "cpu") -> float:
     """Return the multiply-accumulates a second of large matrix products, the best of several."""
     best = 0.0
-    for size in (1024, 2048):
-        a, b = (torch.rand(size, size).to(DTYPES[precision]) for _ in range(2))  # type: ignore[index]
+    for size in (1024, 2048) if kind == "cpu" else (4096, 8192):
+        a, b = (torch.rand(size, size).to(kind, DTYPES[precision]) for _ in range(2))  # type: ignore[index]
         for _ in range(4):
+            settle(kind)
             start = time.perf_counter()
             a @ b
+            settle(kind)
             best = max(best, size**3 / (time.perf_counter() - start))
     return best
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import functools
-import json
 import sys
 import tempfile
 import time
@@ -34,10 +33,10 @@ from measure import (
     ratios,
     set_threads,
 )
+from script import parser_of, tell
 
 from napari_unetpp.core.data.image import Image
 from napari_unetpp.core.data.io import open_sink, read_image
-from napari_unetpp.core.errors import UNetPPError
 from napari_unetpp.core.events import drain
 from napari_unetpp.core.run import inference
 from napari_unetpp.core.run.runtime import Runner, choose_device
@@ -174,30 +173,21 @@ def report(found: dict[str, Any]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = parser_of(__doc__, "folder", "threads", "device", "precision")
     parser.add_argument("--size", type=int, default=8192, help="side in pixels")
     parser.add_argument("--level", type=int, default=1, help="default %(default)s")
     parser.add_argument("--late", type=float, default=0.05, help="seconds for a read, see above")
     parser.add_argument("--repeats", type=int, default=3, help="rounds")
-    parser.add_argument("--folder", type=Path, help="where to write; default a temporary folder")
-    parser.add_argument("--threads", type=int, help="default: torch's")
-    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"))
-    parser.add_argument(
-        "--precision", default="auto", choices=("auto", "float32", "bfloat16", "float16")
-    )
     parser.add_argument("--quick", action="store_true", help="1024 pixels, once")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of Markdown")
     args = parser.parse_args(argv)
     if args.quick:
         args.size, args.repeats = min(args.size, 1024), 1
-    try:
+
+    def found() -> dict[str, Any]:
         with tempfile.TemporaryDirectory(dir=args.folder, prefix="unetpp-overlap-") as folder:
-            found = measure(args, Path(folder))
-    except UNetPPError as error:
-        print(error, file=sys.stderr)
-        return 2
-    print(json.dumps(found, indent=2) if args.json else report(found))
-    return 0
+            return measure(args, Path(folder))
+
+    return tell(args, found, report)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import json
 import re
 import sys
 from collections.abc import Iterable, Sequence
@@ -17,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from measure import machine, machine_line, markdown, set_threads
+from script import parser_of, tell
 
 from napari_unetpp.core.config import ModelCard
 from napari_unetpp.core.data.pairs import Pair, find_pairs
-from napari_unetpp.core.errors import InputError, UNetPPError
+from napari_unetpp.core.errors import InputError
 from napari_unetpp.core.events import drain
 from napari_unetpp.core.model.modelfile import bundled_models, load_model
 from napari_unetpp.core.run.runtime import Runner, choose_device
@@ -131,33 +131,26 @@ def _figure(value: float | None) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    """Measure and print."""
+    parser = parser_of(__doc__, "threads", "device", "precision")
     parser.add_argument("--models", default=",".join(FOLDERS), help="default %(default)s")
     parser.add_argument("--model-file", type=Path, help="in place of the bundled model")
     parser.add_argument("--data", type=Path, default=DATA, help="folder of the images")
     parser.add_argument("--limit", type=int, help="images of each model; default all")
     parser.add_argument("--quick", action="store_true", help="3 images of each model")
-    parser.add_argument("--threads", type=int, help="default: torch's")
-    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"))
-    parser.add_argument(
-        "--precision", default="auto", choices=("auto", "float32", "bfloat16", "float16")
-    )
-    parser.add_argument("--json", action="store_true", help="print JSON instead of Markdown")
     args = parser.parse_args(argv)
     args.limit = args.limit or (3 if args.quick else None)
     names = [n.strip() for n in args.models.split(",")]
-    try:
+
+    def found() -> list[dict[str, Any]]:
         for name in names:
             if name not in FOLDERS:
                 raise InputError(f"a model is one of {', '.join(FOLDERS)}, got {name!r}.")
             if args.model_file is None and name not in bundled_models():
                 raise InputError(f"no model {name!r} is bundled; give --model-file.")
-        found = [measure(args, name) for name in names]
-    except (UNetPPError, OSError) as error:
-        print(error, file=sys.stderr)
-        return 2
-    print(json.dumps(found, indent=2) if args.json else "\n\n".join(map(report, found)))
-    return 0
+        return [measure(args, name) for name in names]
+
+    return tell(args, found, lambda rows: "\n\n".join(map(report, rows)))
 
 
 if __name__ == "__main__":

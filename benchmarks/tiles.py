@@ -10,7 +10,6 @@ memory back after each. Processor time is taken, so that other work disturbs lit
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import sys
 import time
@@ -19,8 +18,8 @@ from typing import Any
 
 import numpy as np
 from measure import machine, machine_line, markdown, model_for, set_threads, size_text
+from script import parser_of, tell
 
-from napari_unetpp.core.errors import UNetPPError
 from napari_unetpp.core.run.memory import bytes_per_pixel
 from napari_unetpp.core.run.precision import DTYPES
 from napari_unetpp.core.run.runtime import Runner, choose_device
@@ -103,22 +102,13 @@ def report(found: dict[str, Any]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = parser_of(__doc__, "precision", "backend")
     parser.add_argument("--model", default="nuclei", help="default %(default)s")
     parser.add_argument("--repeats", type=int, default=2, help="passes; the least counts")
     parser.add_argument("--threads", type=int, default=1, help="default %(default)s")
-    parser.add_argument("--precision", default="auto", choices=("auto", "float32", "bfloat16"))
-    parser.add_argument("--backend", default="auto", choices=("auto", "torch", "openvino"))
     parser.add_argument("--quick", action="store_true", help="two small windows")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of Markdown")
     args = parser.parse_args(argv)
-    try:
-        found = measure(args)
-    except UNetPPError as error:
-        print(error, file=sys.stderr)
-        return 2
-    print(json.dumps(found, indent=2) if args.json else report(found))
-    return 0
+    return tell(args, lambda: measure(args), report)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ folder beside the checkout, see ``sample_data/README.md``. Run with ``--help``.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import statistics
 import sys
@@ -22,13 +21,14 @@ from typing import Any
 
 from measure import CARDS, Spread, machine, machine_line, markdown, set_threads
 from plain_loop import Loop, Parts
+from script import parser_of, tell
 
 from napari_unetpp.core.config import ModelCard
 from napari_unetpp.core.data.augment import AugmentConfig, Augmenter
 from napari_unetpp.core.data.labels import LabelRule
 from napari_unetpp.core.data.pairs import find_pairs
 from napari_unetpp.core.data.sampling import PatchSampler
-from napari_unetpp.core.errors import InputError, UNetPPError
+from napari_unetpp.core.errors import InputError
 from napari_unetpp.core.events import Event, StepDone, drain
 from napari_unetpp.core.run.device import Device, choose_device
 from napari_unetpp.core.train.prepare import TrainingSet, prepare
@@ -271,7 +271,8 @@ def report(document: Mapping[str, Any]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    """Measure and print."""
+    parser = parser_of(__doc__, "threads", "device")
     parser.add_argument("--networks", default=",".join(CASES), help="default %(default)s")
     parser.add_argument("--data", type=Path, default=DATA, help="folder of the images")
     parser.add_argument("--images", type=int, help="images of each case; default 24 and 3")
@@ -284,14 +285,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, default=0, help="seeds to compare scores with")
     parser.add_argument("--score-steps", type=int, default=150, help="default %(default)s")
     parser.add_argument("--quick", action="store_true", help="2D only, one round of one step")
-    parser.add_argument("--threads", type=int, help="default: torch's")
-    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"))
-    parser.add_argument("--json", action="store_true", help="print JSON instead of Markdown")
     args = parser.parse_args(argv)
     names = [n.strip() for n in args.networks.split(",") if n.strip()]
     if args.quick:
         names, args.steps, args.repeats, args.images = names[:1], 1, 1, args.images or 4
-    try:
+
+    def found() -> dict[str, Any]:
         for name in names:
             if name not in CASES:
                 raise InputError(f"a network is one of {', '.join(CASES)}, got {name!r}.")
@@ -300,11 +299,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
             document["speed"] = {n: speed(args, n, device, Path(folder)) for n in names}
             document["scores"] = scores(args, device, Path(folder)) if args.seeds else None
-    except (UNetPPError, OSError) as error:
-        print(error, file=sys.stderr)
-        return 2
-    print(json.dumps(document, indent=2) if args.json else report(document))
-    return 0
+        return document
+
+    return tell(args, found, report)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import pytest
 
 from napari_unetpp.core.errors import InputError
 
-MODULES = ("measure", "huge_image", "cost", "overlap", "tiles")
+MODULES = ("measure", "script", "huge_image", "cost", "overlap", "tiles")
 
 
 FAST = ["--precision", "float32"]

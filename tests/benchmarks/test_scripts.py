@@ -18,7 +18,7 @@ from napari_unetpp.core.errors import InputError
 from napari_unetpp.core.model.modelfile import save_model
 from napari_unetpp.core.nn.network import NestedUNet
 
-MODULES = ("measure", "levels", "huge_image", "scores")
+MODULES = ("measure", "script", "levels", "huge_image", "scores")
 CPU = ["--device", "cpu"]
 
 

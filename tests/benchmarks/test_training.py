@@ -13,7 +13,7 @@ import tifffile
 
 from napari_unetpp.core.data.phantoms import nuclei_2d
 
-MODULES = ("measure", "plain_loop", "training")
+MODULES = ("measure", "script", "plain_loop", "training")
 
 
 @pytest.fixture
