@@ -38,6 +38,9 @@ LEAD = 0.05
 """Where nobody but the base is fit to teach, a state must be so much better on held-out strokes:
 they are few, and what the others taught alone was worse on the rest (CT: 0.22 for 0.25)."""
 
+DOUBT = 0.25
+"""The same where neither the base nor a forest is right on the strokes, see `teacher.KNOWN`."""
+
 LEARNED = {2: 2**20, 3: 2**20}
 """Pixels, those of the windows with the most paint, on which the network joins its teacher."""
 

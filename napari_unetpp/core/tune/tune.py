@@ -38,6 +38,7 @@ from napari_unetpp.core.tune.retention import Retention
 from napari_unetpp.core.tune.scoring import Score, crops, head_probabilities, score_network
 from napari_unetpp.core.tune.settings import (
     BATCH,
+    DOUBT,
     FEW_PIXELS,
     GENTLY,
     HURRY,
@@ -57,6 +58,12 @@ from napari_unetpp.core.tune.strokes import HELD_OUT, TRAINING, Split, painted_c
 from napari_unetpp.core.tune.teacher import Teaching, choose, confidence, fit_forest
 
 __all__ = ["FineTuning", "TeacherChosen", "scoring_is_due"]
+
+
+_DOUBTFUL = (
+    "neither the base nor trees are right on the strokes that were held out, so the base gives way "
+    "only to what is much better on them; paint more strokes, in other places."
+)
 
 
 def scoring_is_due(step: int) -> bool:
@@ -179,6 +186,8 @@ class FineTuning:
                 yield self._validated(self.before, best=True)
         self._choose_teacher()
         yield self.teacher
+        if self.teaching.doubtful:
+            yield Note(_DOUBTFUL, "paint")
         yield from self._loop(held_out)
         return self.result()
 
@@ -238,7 +247,11 @@ class FineTuning:
             forest = fit_forest(self.windows, own, self.card, self.config.seed, enough)
         self.teaching = choose(base, forest, self.windows, self.card, known)
         self.teacher = TeacherChosen(self.teaching.name, self.teaching.scores)
-        self.keeper.lead = LEAD if set(self.teaching.by_class) == {"base"} else 0.0
+        if self.teaching.doubtful:
+            self.keeper.lead = DOUBT
+            self.notes.append(_DOUBTFUL)
+        elif set(self.teaching.by_class) == {"base"}:
+            self.keeper.lead = LEAD
         if self.base is None and self.teaching.by_class:
             self.network.set_head_biases(self._shares())
         if base is not None and set(self.teaching.by_class) > {"base"}:

@@ -101,6 +101,23 @@ def test_each_class_has_the_teacher_that_is_right(left: bool, right: bool) -> No
     np.testing.assert_allclose(taught.sure[0], confidence(taught.maps[0], card()))
 
 
+@pytest.mark.parametrize(
+    ("base", "trees", "known", "doubtful"),
+    [
+        ((False, False), (False, False), 2, True),
+        ((True, False), (False, False), 2, False),  # at home: its empty class may be right
+        ((False, False), (True, False), 2, False),
+        ((False, False), (False, False), 1, False),  # a new class wants whatever there is
+    ],
+)
+def test_where_nobody_is_right_that_is_said(
+    base: tuple[bool, ...], trees: tuple[bool, ...], known: int, doubtful: bool
+) -> None:
+    taught = choose([maps(*base)], [forest(*trees)], [window()], card(), known)
+    assert taught.doubtful is doubtful
+    assert not doubtful or taught.by_class == ("forest", "forest")
+
+
 def test_what_is_not_painted_stays_with_the_base() -> None:
     """A forest that never saw a class would teach that it is nowhere."""
     taught = choose(
