@@ -180,6 +180,11 @@ def row(
     return {"method": method, "level": level, **vars(found), "seconds": seconds, **more}
 
 
+def named(method: str, budget: float | None) -> str:
+    """Return a method with its budget, for those that have one of the budgets asked for."""
+    return f"{method} {budget:g}" if method in ("ours", "scratch") else method
+
+
 def measure(args: argparse.Namespace, name: str, count: int, methods: set[str]) -> list[Any]:
     """Measure one case with one number of strokes."""
     trial = Trial.of(case(name), count, args.seed)
@@ -193,9 +198,9 @@ def measure(args: argparse.Namespace, name: str, count: int, methods: set[str]) 
         figures, seconds = forest(trial)
         rows.append(row("forest", None, figures, seconds, {}))
     for budget in args.seconds:
-        if "ours" in methods:
+        if f"ours {budget:g}" in methods:
             rows += ours(trial, args, budget, scratch=base is None)
-        if "scratch" in methods and base is not None:
+        if f"scratch {budget:g}" in methods and base is not None:
             rows += ours(trial, args, budget, scratch=True)
     if "dense" in methods:
         rows += ours(trial, args, args.dense_seconds, scratch=base is None, dense=True)
@@ -262,11 +267,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name in args.cases:
         for count in args.strokes:
             there = {
-                r["method"].partition(" ")[0]
+                named(r["method"].partition(" ")[0], r.get("budget"))
                 for r in rows
                 if (r["case"], r["strokes"], r["seed"]) == (name, count, args.seed)
             }
-            new = measure(args, name, count, {*args.methods} - there)
+            wanted = {named(method, s) for method in args.methods for s in args.seconds}
+            new = measure(args, name, count, wanted - there)
             rows += new
             if args.out is not None:
                 args.out.write_text(json.dumps(rows, indent=1))

@@ -74,12 +74,9 @@ def fullest(job: Callable[[int], Any], kind: str, most: int) -> tuple[int, float
                 raise
             free_memory(kind)
             break
-        if batch / seconds > rate:
-            paid = batch / seconds > rate * _ENOUGH
+        if batch / seconds > rate * _ENOUGH:
             best, rate = batch, batch / seconds
-            if not paid:
-                break
-        elif batch > 4 * best:
+        elif batch >= 4 * best:  # twice in a row it did not pay
             break
         batch *= 2
     if not rate:
