@@ -14,6 +14,7 @@ from napari_unetpp.core.events import drain
 from napari_unetpp.core.model.modelfile import load_model
 from napari_unetpp.core.run.inference import predict
 from napari_unetpp.core.run.memory import PeakMemory
+from napari_unetpp.core.run.results import output_axes
 from napari_unetpp.core.run.runtime import Runner, choose_device
 from napari_unetpp.core.tune.inputs import Painted
 from napari_unetpp.core.tune.settings import TuneConfig
@@ -30,7 +31,8 @@ def limited() -> Iterator[None]:
 
 
 def probabilities(runner: Runner, image: Image, level: int, **options: int) -> np.ndarray:
-    sink = np.zeros(image.data.shape, np.float32)
+    _, shape, dtype = output_axes(image, runner.card, "probabilities")
+    sink = np.zeros(shape, dtype)
     drain(predict(image, runner, sink, level=level, kind="probabilities", **options))
     return sink
 
