@@ -30,7 +30,7 @@ def test_every_part_is_there(
     low = found["little_memory"]
     assert (low is None) is (device == "cpu")
     if low is not None:
-        assert low["labels_different"] == 0
+        assert low["labels_different"] <= 1e-4 * low["pixels"]
         assert "A quarter of the memory" in text
     assert "**16 images of 96 x 96**" in text
 

@@ -105,10 +105,10 @@ def release(array: Any) -> None:
             release(source)
         return
     shared, base = False, array
-    while base is not None and not isinstance(base, mmap.mmap):
+    while isinstance(base, np.ndarray):
         shared = shared or getattr(base, "mode", "c") in ("r", "r+", "w+")
-        base = getattr(base, "base", None)
-    if shared and base is not None and hasattr(mmap, "MADV_DONTNEED"):
+        base = base.base
+    if shared and isinstance(base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
         base.madvise(mmap.MADV_DONTNEED)
 
 
@@ -132,13 +132,13 @@ class Pages:
         self._array = array
         self.limit = limit
         self._touched = 0
+        self._whole = math.prod(array.shape) * np.dtype(array.dtype).itemsize
 
     def touched_by(self, block: Any) -> int:
         """Return how many bytes a block maps: more of each row than is wanted of it."""
         rows, row = math.prod(block.shape[:-1]), block.shape[-1] if block.ndim else 1
         # No more than there is: rows that are neighbours share what is mapped.
-        whole = math.prod(self._array.shape) * self._array.dtype.itemsize
-        return int(min(rows * (row * block.dtype.itemsize + _TOUCHED_AT_ONCE), whole))
+        return int(min(rows * (row * block.dtype.itemsize + _TOUCHED_AT_ONCE), self._whole))
 
     def touch(self, block: NDArray[Any]) -> None:
         """Count a block that is to be read or was written; make room for it before."""
@@ -175,11 +175,12 @@ class DiskArray(LazyArray):
             self._pages.touch(block)
             return block
         thin = np.empty(block.shape, block.dtype)  # few values of many pages: not all at once
-        step = max(1, len(block) * self._pages.limit // touched)
-        for start in range(0, len(thin), step):
-            band = block[start : start + step]
-            self._pages.touch(band)
-            thin[start : start + step] = band
+        axis = int(np.argmax(block.shape[:-1]))
+        step = max(1, block.shape[axis] * self._pages.limit // touched)
+        for start in range(0, block.shape[axis], step):
+            band = (*(slice(None),) * axis, slice(start, start + step))
+            self._pages.touch(block[band])
+            thin[band] = block[band]
         return thin
 
 

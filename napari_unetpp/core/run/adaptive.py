@@ -117,12 +117,14 @@ class Adaptive:
             return Found(runner.probabilities(x[None], deepest, crop)[0], deepest)
         window, inner = _narrowed(crop, ends, self._shallow[-1])
         deep: NDArray[np.float32] | None = None
-        alike = self._ends_alike(window, ends) and self._computed_alike()
-        if alike and self._expected(x, crop, ends):
-            heads = runner.several(x[None], (*self._shallow, deepest))
-            deep = np.ascontiguousarray(heads[deepest][0][(slice(None), *crop)])
-            if self._disagree(heads, crop):
-                return Found(deep, deepest)
+        if self._ends_alike(window, ends) and self._expected(x, crop, ends):
+            levels = (*self._shallow, deepest)
+            runner.compare(x[None], levels)  # then it is known how each is computed
+            if self._computed_alike():
+                heads = runner.several(x[None], levels)
+                deep = np.ascontiguousarray(heads[deepest][0][(slice(None), *crop)])
+                if self._disagree(heads, crop):
+                    return Found(deep, deepest)
         heads = runner.several(x[(None, slice(None), *window)], self._shallow)
         if not self._disagree(heads, inner):
             runner.deep_in_a_row = 0
@@ -149,6 +151,7 @@ class Adaptive:
         seen = x[(None, slice(None), *window)]
         if not min(quarters) or seen.size > _GLANCE_SHARE * x.size:
             return False
+        self._runner.compare(x[None], self._shallow)  # on all of it: its middle may be empty
         return self._disagree(self._runner.several(seen, self._shallow), inner)
 
     def _ends_alike(self, window: Region, ends: tuple[int, ...]) -> bool:

@@ -20,10 +20,6 @@ from napari_unetpp.core.nn.variants import kept_values
 # What allocators other than torch's own CUDA one say, in a bare RuntimeError.
 _EXHAUSTED = (
     "can't start new thread",  # whose stack wants memory too
-    # torch's CPU allocator, which writes its words into memory that it has not got: of
-    # "[enforce fail at alloc_cpu.cpp:...] can't allocate memory" the 15 letters that a
-    # C++ string holds without asking for any.
-    "[enforce fail a",
     "out of memory",
     "not enough memory",
     "can't allocate memory",
@@ -33,6 +29,10 @@ _EXHAUSTED = (
     "alloc_failed",
     "could not create a memory object",
 )
+
+# Of "[enforce fail at alloc_cpu.cpp:...] can't allocate memory", which torch's allocator writes
+# into memory that it has not got: the 15 letters that a C++ string holds without asking for any.
+_CUT = "[enforce fail a"
 
 # Share of the free memory that one pass may take: others live on the machine too.
 SHARE = {"cpu": 0.3, "cuda": 0.8, "mps": 0.4}
@@ -50,7 +50,9 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError | torch.cuda.OutOfMemoryError):
         return True
     text = str(error).lower()
-    return isinstance(error, RuntimeError) and any(words in text for words in _EXHAUSTED)
+    if not isinstance(error, RuntimeError):
+        return False
+    return text == _CUT or any(words in text for words in _EXHAUSTED)
 
 
 def free_memory(kind: str) -> None:

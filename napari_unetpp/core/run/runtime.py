@@ -303,6 +303,10 @@ class Runner:
                 f"got {tuple(x.shape[2:])}; pad the input."
             )
 
+    def compare(self, x: NDArray[np.float32], levels: Sequence[Level]) -> None:
+        """Compare levels with float32 on a window, those that were not yet; see `agreements`."""
+        self._check(x, levels)
+
     def _check(self, x: NDArray[np.float32], levels: Sequence[Level]) -> int:
         """Return the first rung that serves all of some levels, checking those that are new."""
         new = [level for level in levels if level not in self.agreements]

@@ -223,8 +223,11 @@ def choose(
     own = class_scores(base, windows, card, TRAINING) if base is not None else {}
 
     asked_of = held.get("base", {})
+    # Competing channels have one teacher, which must know all of them.
+    judged = {*own, *asked_of} if card.network.activation == "sigmoid" else {*range(known)}
     at_home = known < count or any(
-        max(own.get(k, 1.0), asked_of.get(k, 0.0)) >= KNOWN for k in range(known)
+        max(own.get(k, 0.0), asked_of.get(k, 0.0)) >= KNOWN or (k not in own and k not in asked_of)
+        for k in judged
     )
     better = {
         k: held["forest"][k] > max(score + AHEAD, CREDIBLE)

@@ -281,7 +281,10 @@ class FineTuning:
             min(-(-p // multiple), -(-n // multiple)) * multiple
             for p, n in zip(PATCH[ndim], largest, strict=True)
         )
-        batch = BATCH[ndim] if self.config.max_seconds >= HURRY else 1
+        config = self.config
+        # Without a base, batch norm wants more than one patch; planned steps follow no clock.
+        hurried = self.base is not None and config.steps is None and config.max_seconds < HURRY
+        batch = 1 if hurried else BATCH[ndim]
         drawer = PatchDrawer(self.windows, self.card, patch, batch, self.config.seed)
         for number, (maps, sure) in enumerate(
             zip(self.teaching.maps, self.teaching.sure, strict=True)

@@ -206,6 +206,30 @@ def test_levels_of_different_precision_are_not_judged_in_one_pass(
     assert asked == [(1, 2, 4) if fallen is None else (1, 2)]
 
 
+def test_a_level_that_is_found_to_need_another_precision_is_not_judged_in_one_pass(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    runner = runner_of(0.0)
+    asked: list[tuple[int, ...]] = []
+    plain = runner.several
+
+    def compare(_: Any, levels: Any) -> None:
+        if 4 in levels:  # which was not known before
+            runner._rungs, runner._rung = 2 * runner._rungs, {4: 1}
+
+    def several(x: NDArray[np.float32], levels: Any) -> dict[int, NDArray[np.float32]]:
+        asked.append(tuple(levels))
+        return plain(x, levels)
+
+    monkeypatch.setattr(runner, "compare", compare)
+    monkeypatch.setattr(runner, "several", several)
+    monkeypatch.setattr(runner, "precision_of", lambda level: runner._rung.get(level, 0))
+    runner.deep_in_a_row = 9
+    found = Adaptive(runner).run(picture(1, 64, 64), (slice(0, 64), slice(0, 64)), (64, 64))
+    assert found.level == 4
+    assert asked == [(1, 2)]
+
+
 @pytest.mark.slow
 def test_where_all_goes_deep_it_costs_hardly_more_than_the_deepest(
     monkeypatch: pytest.MonkeyPatch,

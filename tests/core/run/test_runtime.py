@@ -195,6 +195,7 @@ def test_probe_is_the_busiest_piece() -> None:
         (torch.OutOfMemoryError("CUDA"), True),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to ..."), True),
         (RuntimeError("[enforce fail a"), True),
+        (RuntimeError("[enforce fail at inline_container.cc:1] file not found"), False),
         (RuntimeError("DefaultCPUAllocator: not enough memory: you tried to ..."), True),
         (RuntimeError("MPS backend out of memory (MPS allocated: ...)"), True),
         (RuntimeError("shapes cannot be multiplied"), False),

@@ -118,6 +118,13 @@ def test_where_nobody_is_right_that_is_said(
     assert not doubtful or taught.by_class == ("forest", "forest")
 
 
+def test_a_class_without_paint_does_not_speak_for_the_base() -> None:
+    only = [window(classes=(0, 1))]
+    taught = choose([maps(False, True)], [forest(False, False)], only, card(), known=2)
+    assert taught.doubtful
+    assert taught.by_class == ("forest", "base")
+
+
 def test_what_is_not_painted_stays_with_the_base() -> None:
     """A forest that never saw a class would teach that it is nowhere."""
     taught = choose(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,20 @@ def tuning(
 def run(job: FineTuning) -> tuple[TuneResult, list[Event]]:
     events: list[Event] = []
     return drain(job.run(), events.append), events
+
+
+@pytest.mark.parametrize("base", [True, False])
+def test_a_short_budget_draws_one_patch_a_step_if_no_steps_are_planned(
+    image: Image, paint: NDArray[np.uint8], base: bool
+) -> None:
+    batches = {}
+    for steps, seconds in ((None, 14.0), (None, 16.0), (5, 14.0)):
+        job = tuning(painted(image, paint), small_model() if base else None)
+        job.config = dataclasses.replace(job.config, steps=steps, max_seconds=seconds)
+        job._read()
+        job._choose_teacher()
+        batches[steps, seconds] = len(job._drawer().batch(0).image)
+    assert batches == {(None, 14.0): 1 if base else 4, (None, 16.0): 4, (5, 14.0): 4}
 
 
 def test_it_learns_the_discs_from_four_thin_strokes(

@@ -155,6 +155,7 @@ class StagedSink:
         self.axes = parse_axes(axes, self.shape)
         self.dtype: np.dtype[Any] = np.dtype(dtype)
         self._target: Any = None
+        self._pages: Pages | None = None
         self._closed = ""
         self._place = final_place(self.path)
         self._staged = hidden_beside(self._place, self._staged_suffix())
@@ -164,16 +165,18 @@ class StagedSink:
                 self._check_place()
                 remove_abandoned(self._place)
                 self._open()
+                self._pages = Pages(self._target, _RELEASE_AFTER)
         except BaseException:
             self.abort()
             raise
-        self._pages = Pages(self._target, _RELEASE_AFTER)
 
     def __setitem__(self, region: Any, block: Any) -> None:
         self._check_open()
         with writing(self.path):
-            self._target[region] = block
-        self._pages.touch(np.asarray(block))
+            values = np.asarray(block)
+            self._target[region] = values
+            if self._pages is not None:
+                self._pages.touch(values)
 
     def __getitem__(self, region: Any) -> NDArray[Any]:
         self._check_open()
@@ -207,7 +210,7 @@ class StagedSink:
         try:
             with writing(self.path):
                 self._finish()
-                self._target = None
+                self._let_go()
                 self._replace()
         except BaseException:
             self.abort()
@@ -222,8 +225,12 @@ class StagedSink:
             self._closed = "aborted"
             self._clean()
 
+    def _let_go(self) -> None:
+        """Close what is mapped: a mapped file cannot be replaced everywhere."""
+        self._target = self._pages = None
+
     def _clean(self) -> None:
-        self._target = None
+        self._let_go()
         for path in (self._staged, *self._scratch):
             remove(path)
 

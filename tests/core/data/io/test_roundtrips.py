@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -233,3 +234,21 @@ def test_a_file_name_for_a_result_is_kept(tmp_path: Path) -> None:
     image = Image.from_array(np.zeros((2, 2)))
     assert output_path(tmp_path / "x.tif", image, "labels") == tmp_path / "x.tif"
     assert output_path(tmp_path, image, "labels") == tmp_path / "image_labels.tif"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("end", ["commit", "abort"])
+@pytest.mark.parametrize("dtype", [np.uint8, np.int32])
+def test_nothing_is_mapped_when_a_file_takes_its_name(
+    tmp_path: Path, end: str, dtype: type
+) -> None:
+    """Where the system does not replace a mapped file, it could not be written at all."""
+    values = np.ones((64, 64), dtype)
+    sink = open_sink(
+        tmp_path / "a.tif", like=Image.from_array(values, "YX"), axes="YX", dtype=values.dtype,
+        shape=values.shape, kind="labels",
+    )  # fmt: skip
+    sink[...] = values
+    assert str(tmp_path) in Path("/proc/self/maps").read_text()
+    getattr(sink, end)()
+    assert str(tmp_path) not in Path("/proc/self/maps").read_text()
