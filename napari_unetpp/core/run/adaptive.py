@@ -4,9 +4,9 @@ Every window is judged by how much of the foreground the first two heads see dif
 that is more than the card's tolerance, the deepest level decides. A window after several that went
 deep is expected to go deep too, and so is the first window of a run whose middle would: then all
 three heads come from one pass, which costs hardly more than the deepest alone, and the judgement is
-the same. Where the image ends and the two would pad it
-differently, or a level fell back to another precision, it is not the same, so there nothing is
-expected. Knows a runner and arrays; no tile, no file.
+the same. Where the image ends and the two would pad it differently, or a level fell back to another
+precision, it is not the same, so there nothing is expected. Knows a runner and arrays; no tile, no
+file.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,9 +12,15 @@ from numpy.typing import NDArray
 
 from napari_unetpp.core.config import ClassInfo, InstanceRule, ModelCard, NetworkConfig
 from napari_unetpp.core.data.image import Image
+from napari_unetpp.core.events import Event, drain
 from napari_unetpp.core.model.modelfile import Model
 from napari_unetpp.core.nn.network import NestedUNet
 from napari_unetpp.core.tune.inputs import Painted
+from napari_unetpp.core.tune.result import TuneResult
+from napari_unetpp.core.tune.settings import TuneConfig
+from napari_unetpp.core.tune.start import grown_card, scratch_card
+from napari_unetpp.core.tune.strokes import Split
+from napari_unetpp.core.tune.tune import FineTuning
 
 SHAPE = (96, 112)
 
@@ -74,3 +81,19 @@ def small_model(norm: str = "batch", *, centre: bool = False, softmax: bool = Fa
                 module.running_mean.normal_(0, 0.1)
                 module.running_var.uniform_(0.5, 1.5)
     return Model(card, net, Path("small.safetensors"), "ab" * 32)
+
+
+def tuning(
+    pair: Painted, base: Model | None, steps: int = 6, names: list[str] | None = None, **more: Any
+) -> FineTuning:
+    config = TuneConfig(max_seconds=600.0, steps=steps, **more)
+    if base is None:
+        card = scratch_card("new", names or ["cell"], "YX", 1)
+    else:
+        card = grown_card(base.card, names or [c.name for c in base.card.classes])
+    return FineTuning([pair], card, base, Split(config.seed), config)
+
+
+def run(job: FineTuning) -> tuple[TuneResult, list[Event]]:
+    events: list[Event] = []
+    return drain(job.run(), events.append), events

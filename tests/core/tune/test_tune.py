@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import numpy as np
@@ -13,47 +12,16 @@ from numpy.typing import NDArray
 from napari_unetpp.core.data.augment import UNLABELLED
 from napari_unetpp.core.data.image import Image
 from napari_unetpp.core.errors import InputError
-from napari_unetpp.core.events import Event, Note, StepDone, Validated, drain
+from napari_unetpp.core.events import Note, StepDone, Validated
 from napari_unetpp.core.model.modelfile import Model
 from napari_unetpp.core.tune.inputs import FREE, Painted
-from napari_unetpp.core.tune.patches import PatchDrawer
-from napari_unetpp.core.tune.result import TeacherChosen, TuneResult
+from napari_unetpp.core.tune.result import TeacherChosen
 from napari_unetpp.core.tune.scoring import Score, head_probabilities
 from napari_unetpp.core.tune.settings import TuneConfig
 from napari_unetpp.core.tune.start import grown_card, scratch_card, start_network
 from napari_unetpp.core.tune.strokes import HELD_OUT, TRAINING, Split
 from napari_unetpp.core.tune.tune import FineTuning
-from tests.core.tune.conftest import painted, small_model
-
-
-def tuning(
-    pair: Painted, base: Model | None, steps: int = 6, names: list[str] | None = None, **more: Any
-) -> FineTuning:
-    config = TuneConfig(max_seconds=600.0, steps=steps, **more)
-    if base is None:
-        card = scratch_card("new", names or ["cell"], "YX", 1)
-    else:
-        card = grown_card(base.card, names or [c.name for c in base.card.classes])
-    return FineTuning([pair], card, base, Split(config.seed), config)
-
-
-def run(job: FineTuning) -> tuple[TuneResult, list[Event]]:
-    events: list[Event] = []
-    return drain(job.run(), events.append), events
-
-
-@pytest.mark.parametrize("base", [True, False])
-def test_a_short_budget_draws_one_patch_a_step_if_no_steps_are_planned(
-    image: Image, paint: NDArray[np.uint8], base: bool
-) -> None:
-    batches = {}
-    for steps, seconds in ((None, 14.0), (None, 16.0), (5, 14.0)):
-        job = tuning(painted(image, paint), small_model() if base else None)
-        job.config = dataclasses.replace(job.config, steps=steps, max_seconds=seconds)
-        job._read()
-        job._choose_teacher()
-        batches[steps, seconds] = len(job._drawer().batch(0).image)
-    assert batches == {(None, 14.0): 1 if base else 4, (None, 16.0): 4, (5, 14.0): 4}
+from tests.core.tune.conftest import painted, run, small_model, tuning
 
 
 def test_it_learns_the_discs_from_four_thin_strokes(
@@ -236,49 +204,6 @@ def test_an_image_far_larger_than_memory_is_read_around_the_paint() -> None:
     assert job.windows[:2] == with_paint
     assert len(job.windows) == 2 + FREE[2]
     assert Lazy.read < 5_000_000  # a sample for the intensities, of 40 million pixels
-
-
-def test_from_half_time_on_the_network_teaches_too(
-    image: Image, paint: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    told: list[tuple[int, NDArray[np.float32]]] = []
-    teach = PatchDrawer.teach
-
-    def heard(self: PatchDrawer, number: int, *maps: NDArray[np.float32]) -> None:
-        told.append((job.step, maps[0]))
-        teach(self, number, *maps)
-
-    monkeypatch.setattr(PatchDrawer, "teach", heard)
-    job = tuning(painted(image, paint), small_model(), steps=10, teacher="forest")
-    run(job)
-    assert [step for step, _ in told] == [0, 5]
-    forest, both = told[0][1], told[1][1]
-    own = 2 * both - forest
-    assert own.min() > -1e-5
-    assert own.max() < 1 + 1e-5
-    assert np.abs(own - forest).max() > 0.01
-
-
-def test_the_network_does_not_join_a_teacher_that_had_no_time(
-    image: Image, paint: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    told: list[int] = []
-    teach, real = PatchDrawer.teach, FineTuning._choose_teacher
-
-    def heard(self: PatchDrawer, number: int, *maps: NDArray[np.float32]) -> None:
-        told.append(job.step)
-        teach(self, number, *maps)
-
-    def silent(self: FineTuning) -> None:
-        real(self)
-        for maps, sure in zip(self.teaching.maps, self.teaching.sure, strict=True):
-            maps[:], sure[:] = 0.0, 0.0
-
-    monkeypatch.setattr(PatchDrawer, "teach", heard)
-    monkeypatch.setattr(FineTuning, "_choose_teacher", silent)
-    job = tuning(painted(image, paint), small_model(), steps=10, teacher="forest")
-    run(job)
-    assert set(told) == {0}
 
 
 def test_two_images_share_windows_and_a_split() -> None:
