@@ -10,6 +10,7 @@ from napari_unetpp.cli import options
 from napari_unetpp.cli.common import Progress, figure_of, print_json, table, tell
 from napari_unetpp.core.errors import InputError, UNetPPError
 from napari_unetpp.core.events import Event, Validated, drain
+from napari_unetpp.core.tune.settings import TEACHERS
 
 if TYPE_CHECKING:
     from napari_unetpp.core.teach.project import Project
@@ -73,7 +74,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
     how.add_argument("--steps", type=options.count_from(1, 60), help="most steps")
     how.add_argument(
         "--teacher",
-        choices=("auto", "forest", "base", "none"),
+        choices=TEACHERS,
         default="auto",
         help="who teaches what is not painted; auto asks the held-out strokes",
     )

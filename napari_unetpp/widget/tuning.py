@@ -41,12 +41,10 @@ TELL_SECONDS = 0.15
 """Between two drawings of the curve."""
 
 TEACHERS = {
-    "forest": "a forest on your strokes teaches the rest",
-    "base": "the base teaches the rest",
-    "forest and base": (
-        "a forest on your strokes and the base teach the rest, each the classes that it knows best"
-    ),
-    "none": "the strokes alone teach",
+    "forest": "a forest on your strokes",
+    "walker": "a random walk from your strokes",
+    "base": "the base",
+    "none": "the strokes alone",
 }
 
 
@@ -257,7 +255,7 @@ class Tuning:
         elif isinstance(event, TuneSplit):
             self._learned(event.split)  # whatever becomes of it, held out stays held out
         elif isinstance(event, TuneTeacher):
-            self.form.set_status(f"learning: {TEACHERS.get(event.name, event.name)}", "busy")
+            self.form.set_status(f"learning: {taught_by(event.name)}", "busy")
         elif isinstance(event, Noted):
             self._notes.append(event.message)
         elif isinstance(event, Finished):
@@ -343,3 +341,14 @@ def _done(report: Mapping[str, Any]) -> str:
 
 def _sentence(note: str) -> str:
     return f"{note[:1].upper()}{note[1:].rstrip('.')}."
+
+
+def taught_by(name: str) -> str:
+    """Return who teaches in words, from names joined by "and"."""
+    told = [TEACHERS.get(one, one) for one in name.split(" and ")]
+    if name == "none":
+        return f"{told[0]} teach"
+    if len(told) == 1:
+        return f"{told[0]} teaches the rest"
+    several = f"{', '.join(told[:-1])} and {told[-1]}"
+    return f"{several} teach the rest, each the classes that it knows best"

@@ -47,6 +47,8 @@ class Learner:
         (channels,): those that the base teaches. It is asked on every patch anew, by its deepest
         head: what it said of the whole window it said with more around it, and a network that is
         taught to say so in a patch says too much elsewhere (larynx in CT: half again as large).
+    strokes : float
+        Weight of the strokes as a whole beside all that is taught.
 
     Attributes
     ----------
@@ -64,7 +66,9 @@ class Learner:
         peak: float,
         hold: bool,
         trusted: NDArray[np.bool_] | None = None,
+        strokes: float = 1.0,
     ) -> None:
+        self._strokes = strokes
         self.network, self.card, self.config = network, card, config
         self._peak, self._hold, self._odd = peak, hold, 0
         trained = [p for p in network.parameters() if p.requires_grad]
@@ -139,10 +143,10 @@ class Learner:
     def _loss(
         self, heads: dict[int, Tensor], batch: TunedBatch, soft: Tensor, sure: Tensor
     ) -> Tensor:
-        """Two means: the few painted pixels weigh as much as all the others together."""
+        """Two means: the few painted pixels as a whole, and all the others together."""
         device = soft.device
         activation = self.card.network.activation
-        loss = deep_supervision_loss(
+        loss = self._strokes * deep_supervision_loss(
             heads, batch.target.to(device), batch.known.to(device), activation,
             auxiliary=len(self.card.auxiliary),
         )  # fmt: skip

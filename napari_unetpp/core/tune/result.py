@@ -19,7 +19,8 @@ class TeacherChosen(Event):
     Attributes
     ----------
     name : str
-        ``"forest"``, ``"base"``, ``"forest and base"`` (each some classes) or ``"none"``.
+        ``"forest"``, ``"walker"``, ``"base"``, several of them (``"forest and base"``, each some
+        classes) or ``"none"``.
     scores : dict of str to float or None
         Mean IoU of the candidates over the classes, on held-out strokes, where there are any.
     """

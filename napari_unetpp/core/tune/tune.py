@@ -21,6 +21,7 @@ from napari_unetpp.core.errors import InputError
 from napari_unetpp.core.events import Event, Note, StepDone, Validated
 from napari_unetpp.core.model.modelfile import Model
 from napari_unetpp.core.nn.network import NestedUNet
+from napari_unetpp.core.tune.forest import fit_forest
 from napari_unetpp.core.tune.inputs import (
     Painted,
     Reader,
@@ -50,12 +51,14 @@ from napari_unetpp.core.tune.settings import (
     RATES,
     REGULARLY,
     SCORING,
+    STROKES,
     TEACHING,
     TuneConfig,
 )
 from napari_unetpp.core.tune.start import bundled_body, freeze_encoder, start_network
 from napari_unetpp.core.tune.strokes import HELD_OUT, TRAINING, Split, painted_counts
-from napari_unetpp.core.tune.teacher import Teaching, choose, confidence, fit_forest
+from napari_unetpp.core.tune.teacher import PUPILS, Teaching, choose, confidence
+from napari_unetpp.core.tune.walker import walk
 
 __all__ = ["FineTuning", "TeacherChosen", "scoring_is_due"]
 
@@ -223,7 +226,7 @@ class FineTuning:
             freeze_encoder(self.network)
 
     def _choose_teacher(self) -> None:
-        """Ask base and forest, and give every class the one that held-out strokes favour."""
+        """Ask base, forest and walker; every class has the one that held-out strokes favour."""
         wanted, first = self.config.teacher, time.monotonic()
         known = 0 if self.base is None else len(self.base.card.classes)
         patience = self.config.max_seconds * TEACHING
@@ -241,11 +244,18 @@ class FineTuning:
                 heads.append(np.stack(list(found.values())))
             del self.windows[len(heads) :]  # those with the least paint; there is no time for them
         base = [h[-1] for h in heads] if known and wanted in ("auto", "base") else None
-        forest = None
-        if wanted in ("auto", "forest"):
+        forest = walker = None
+        if wanted in ("auto", "forest", "walker"):
             own = [h.reshape(-1, *h.shape[2:]) for h in heads] if known else None
             forest = fit_forest(self.windows, own, self.card, self.config.seed, enough)
-        self.teaching = choose(base, forest, self.windows, self.card, known)
+        # In a plane there are many things of a kind, which no walk from a few of them finds; and
+        # where labels are dense there is nowhere to walk.
+        pieces = self.card.network.ndim == 3 and not any(pair.dense for pair in self.pairs)
+        whole = wanted == "walker" or (wanted == "auto" and pieces)
+        if forest is not None and whole:
+            walker = walk(self.windows, forest, enough)
+            forest = None if wanted == "walker" else forest
+        self.teaching = choose(base, forest, self.windows, self.card, known, walker)
         self.teacher = TeacherChosen(self.teaching.name, self.teaching.scores)
         if self.teaching.doubtful:
             self.keeper.lead = DOUBT
@@ -299,7 +309,9 @@ class FineTuning:
         peak = self.config.learning_rate or self._rate()
         held = self.base is not None
         trusted = drawer.trusted if self.card.network.activation == "sigmoid" else None
-        learner = Learner(self.network, self.card, self.config, peak, held, trusted)
+        walked = {*self.teaching.by_class} - {"base", "none"} == {"walker"}
+        strokes = STROKES if walked else 1.0
+        learner = Learner(self.network, self.card, self.config, peak, held, trusted, strokes)
         joins, scored = list(JOINS), 0
         cost, free = 0.0, time.monotonic()
         while self.progress < 1.0 or self.step == 0:
@@ -324,15 +336,16 @@ class FineTuning:
         self._ended = time.monotonic()
 
     def _rate(self) -> float:
-        rate = RATES.get(self.teacher.name, RATE)
+        taught = {*self.teaching.by_class}
+        rate = RATES["base" if taught == {"base"} else "mixed"] if "base" in taught else RATE
         return rate * GENTLY if self.base is not None and self.card.network.ndim == 3 else rate
 
     def _join_teacher(self, drawer: PatchDrawer, average: NestedUNet) -> None:
-        """Make the forest the mean of itself and of the network, which is better by now.
+        """Make who learned the strokes the mean of itself and of the network, now the better one.
 
         What the base teaches stays as it is: nothing is to drift there.
         """
-        rows = [k for k, name in enumerate(self.teaching.by_class) if name == "forest"]
+        rows = [k for k, name in enumerate(self.teaching.by_class) if name in PUPILS]
         if not rows:
             return
         first = self.card.class_channels.start
@@ -344,7 +357,7 @@ class FineTuning:
             if done >= LEARNED[window.labels.ndim]:
                 break
             if not self.teaching.sure[number][channels].any():
-                continue  # the forest had no time for it, and half of nothing is no answer
+                continue  # nobody had time for it, and half of nothing is no answer
             done += window.labels.size
             heads = head_probabilities(average, window.image, self.config.precision)
             own = np.mean(list(heads.values()), axis=0)

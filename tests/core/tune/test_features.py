@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from napari_unetpp.core.tune import teacher
+from napari_unetpp.core.tune import forest
 from napari_unetpp.core.tune.inputs import Window
 from napari_unetpp.core.tune.strokes import TRAINING
 from tests.core.tune.conftest import small_model
@@ -25,15 +25,15 @@ def test_large_volumes_do_without_texture(
     image = labels[None] + np.random.default_rng(0).normal(0, 0.1, (1, *shape)).astype(np.float32)
     window = Window("halves", image.astype(np.float32), labels, np.full(shape, TRAINING, np.uint8))
     asked: list[bool] = []
-    real = teacher.features
+    real = forest.features
 
     def note(image: Any, *, texture: bool) -> Any:
         asked.append(texture)
         return real(image, texture=texture)
 
-    monkeypatch.setattr(teacher, "features", note)
-    monkeypatch.setattr(teacher, "TEXTURED", most)
-    found = teacher.fit_forest([window], None, small_model().card)
+    monkeypatch.setattr(forest, "features", note)
+    monkeypatch.setattr(forest, "TEXTURED", most)
+    found = forest.fit_forest([window], None, small_model().card)
     assert asked == [expected]
     assert found is not None
     assert ((found[0][1] > 0.5) == (labels == 1)).mean() > 0.95

@@ -1,4 +1,4 @@
-"""Who teaches what: the forest, the base, and the choice between them, class by class."""
+"""Who teaches what: forest, walker or base, and the choice between them, class by class."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from numpy.typing import NDArray
 
 from napari_unetpp.core.config import ClassInfo, ModelCard, NetworkConfig
 from napari_unetpp.core.data.augment import UNLABELLED
+from napari_unetpp.core.tune.forest import fit_forest
 from napari_unetpp.core.tune.inputs import Window
 from napari_unetpp.core.tune.strokes import HELD_OUT, TRAINING
-from napari_unetpp.core.tune.teacher import choose, class_scores, confidence, fit_forest
+from napari_unetpp.core.tune.teacher import choose, class_scores, confidence
+from napari_unetpp.core.tune.walker import Walked
 from tests.core.tune.conftest import discs
 
 NAMES = ("left", "right")
@@ -153,6 +155,59 @@ def test_without_held_out_strokes_the_base_is_asked_about_its_own(good: bool, na
     )
     assert taught.by_class == (name, name)
     assert taught.scores == {"base": None, "forest": None}
+
+
+def walked(*right: bool, values: tuple[int, ...] = (0, 1, 2)) -> Walked:
+    return Walked(forest(*right), frozenset(values))
+
+
+@pytest.mark.parametrize(
+    ("trees", "walk", "expected"),
+    [
+        ((True, True), (True, True), ("walker", "walker")),
+        ((False, False), (False, False), ("walker", "walker")),  # the one that keeps to pieces
+        ((True, False), (False, True), ("forest", "walker")),
+    ],
+)
+def test_a_forest_must_be_clearly_better_than_a_walker(
+    trees: tuple[bool, ...], walk: tuple[bool, ...], expected: tuple[str, ...]
+) -> None:
+    taught = choose(None, [forest(*trees)], [window()], card(), 0, [walked(*walk)])
+    assert taught.by_class == expected
+    assert set(taught.scores) == {"forest", "walker"}
+    assert taught.name == " and ".join(sorted({*expected}))
+
+
+def test_a_walker_must_be_clearly_better_than_the_base() -> None:
+    for good in (True, False):
+        right = [maps(good, good)]
+        taught = choose(
+            right, [forest(False, False)], [window()], card(), 2, [walked(not good, True)]
+        )
+        assert taught.by_class == (("base", "base") if good else ("walker", "walker"))
+
+
+def test_a_walker_teaches_nothing_of_what_it_did_not_see() -> None:
+    """In the second window no stroke shows the second class."""
+    seen, partly = window(), window(classes=(0, 1))
+    walks = [walked(True, True), walked(True, False, values=(0, 1))]
+    trees = [forest(False, False)] * 2
+    taught = choose(None, trees, [seen, partly], card(), 0, walks)
+    assert taught.by_class == ("walker", "walker")
+    assert taught.sure[0].min() > 0.5
+    assert taught.sure[1][0].min() > 0.5
+    assert taught.sure[1][1].max() == 0.0
+    # Competing channels want all of them.
+    soft = choose(None, trees, [seen, partly], card("softmax"), 0, walks)
+    assert soft.by_class == ("walker", "walker")
+    assert soft.sure[0].max() > 0.5
+    assert soft.sure[1].max() == 0.0
+
+
+def test_a_walk_that_led_nowhere_takes_no_class_from_the_forest() -> None:
+    nowhere = Walked(np.zeros((3, *truth().shape), np.float32), frozenset())
+    taught = choose(None, [forest(False, False)], [window()], card(), 0, [nowhere])
+    assert taught.by_class == ("forest", "forest")
 
 
 def test_competing_classes_have_one_teacher() -> None:

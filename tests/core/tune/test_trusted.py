@@ -47,6 +47,16 @@ def test_a_stroke_is_learned_everywhere_beside_a_forest() -> None:
     assert float(batch.sure.max()) == 0.0
 
 
+def test_strokes_may_weigh_less_than_what_is_taught() -> None:
+    """Of two means that are summed the first one counts as much as it is told to."""
+    losses = []
+    for strokes in (1.0, 0.5):
+        model = small_model()
+        learner = Learner(model.network, model.card, TuneConfig(), 1e-3, True, strokes=strokes)
+        losses.append(learner.step(drawn(False), 0.0))
+    assert losses[1] == pytest.approx(0.5 * losses[0], rel=1e-4)  # all of it is painted
+
+
 def test_the_base_is_asked_anew_on_every_patch() -> None:
     model = small_model(centre=True)
     trusted = np.array([True, False])
