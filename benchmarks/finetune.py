@@ -161,7 +161,8 @@ def ours(
                   tuning.seconds, flush=True)  # fmt: skip
     events.close()
     result = tuning.result()
-    method = "dense labels" if dense else ("scratch" if scratch else "ours")
+    alone = scratch and trial.case.base is not None
+    method = "dense labels" if dense else ("scratch" if alone else "ours")
     more = {
         "steps": result.steps, "best_step": result.best_step, "teacher": result.teacher.name,
         "budget": args.steps or seconds, "base_kept": result.base_kept,
