@@ -8,7 +8,7 @@ no file.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,6 @@ from napari_unetpp.core.data.targets import centre_target
 from napari_unetpp.core.tune.inputs import Window
 from napari_unetpp.core.tune.scoring import decide
 from napari_unetpp.core.tune.strokes import HELD_OUT, TRAINING
-from napari_unetpp.core.tune.walker import Walked
 
 PUPILS = ("forest", "walker")
 """Teachers that know nothing but the strokes."""
@@ -106,7 +105,7 @@ def choose(
     windows: Sequence[Window],
     card: ModelCard,
     known: int,
-    walker: Sequence[Walked] | None = None,
+    walker: tuple[Sequence[NDArray[np.float32]], int] | None = None,
 ) -> Teaching:
     """Give every class its teacher: the one that held-out strokes favour.
 
@@ -122,85 +121,101 @@ def choose(
         Classes and channels.
     known : int
         So many classes, the first ones, are the base's.
-    walker : sequence of Walked, optional
-        What a random walker says of the first windows.
+    walker : tuple of sequence of ndarray of float32 and int, optional
+        What a random walker says of the first windows, as the forest, and in how many it walked.
     """
     count = len(card.classes)
-    answers: dict[str, list[_Answer]] = {}
+    answers: dict[str, list[NDArray[np.float32]]] = {}
     if base:
-        answers["base"] = [_Answer(maps) for maps in base]
+        answers["base"] = [*base]
     if forest:
-        answers["forest"] = [_Answer(as_channels(maps, card)) for maps in forest]
-    if walker:
-        answers["walker"] = [
-            _Answer(as_channels(one.probabilities, card), one.values) for one in walker
-        ]
-    # Asked are those windows alone that all have had the time to answer.
-    asked = windows[: min((len(rows) for rows in answers.values()), default=0)]
-    held = {
-        name: class_scores([one.channels for one in rows], asked, card, HELD_OUT)
-        for name, rows in answers.items()
-    }
-    painted = {
-        name: {v - 1 for w, one in zip(windows, rows, strict=False) for v in one.values & _shown(w)}
-        for name, rows in answers.items()
-    }
+        answers["forest"] = [as_channels(one, card) for one in forest]
+    judges = _Judges(answers, windows, card)
+    if walker is not None and walker[0]:
+        answers["walker"] = [as_channels(one, card) for one in walker[0]]
+        judges.limits["walker"] = walker[1]
     own = {} if base is None else class_scores(base, windows, card, TRAINING)
+    asked_of = judges.held("base", judges.reach("base", "forest"))
     # Competing channels have one teacher, which must know all of them.
-    judged = {*own, *held.get("base", {})} if card.network.activation == "sigmoid" else range(known)
-    at_home = known < count or _at_home(judged, own, held.get("base", {}))
-
-    def pupil(k: int) -> str:
-        """Return who of those that learned the strokes knows a class best, or "none"."""
-        can = [name for name in PUPILS if k in painted.get(name, ())]
-        if len(can) < 2:
-            return can[0] if can else "none"
-        scores = {name: held[name].get(k, 0.0) for name in can}
-        return "walker" if scores["walker"] > scores["forest"] - WHOLE else "forest"
-
-    pupils = [pupil(k) for k in range(count)]
-    better = {
-        k: held[pupils[k]][k] > max(score + AHEAD, CREDIBLE)
-        for k, score in held.get("base", {}).items()
-        if pupils[k] != "none"
-    }
+    judged = {*own, *asked_of} if card.network.activation == "sigmoid" else range(known)
+    at_home = known < count or _at_home(judged, own, asked_of)
+    pupils = [judges.pupils(k) for k in range(count)]
+    better = {k: [n for n in pupils[k] if judges.passes(n, k)] for k in asked_of if pupils[k]}
     doubtful = bool(better) and not at_home and not any(better.values())
 
     def teacher(k: int) -> str:
+        first = pupils[k][0] if pupils[k] else "none"
         if base is None or k >= known:
-            return pupils[k]
-        if pupils[k] == "none":
+            return first
+        if first == "none":
             return "base"
         if k in better:
-            return pupils[k] if better[k] or doubtful else "base"
+            return better[k][0] if better[k] else first if doubtful else "base"
         # The others are always right on their own strokes, so the base alone is asked.
-        return "base" if own.get(k, 1.0) >= KNOWN else pupils[k]
+        return "base" if own.get(k, 1.0) >= KNOWN else first
 
     by_class = tuple(teacher(k) for k in range(count))
     if card.network.activation == "softmax" and len(set(by_class)) > 1:
-        # Its channels stand or fall together.
-        by_class = (next((n for n in by_class if n in PUPILS), "base"),) * count
-    scores = {n: float(np.mean([*row.values()])) if row else None for n, row in held.items()}
+        # Its channels stand or fall together: with most of those that learned the strokes.
+        some = [name for name in by_class if name in PUPILS]
+        by_class = (max(PUPILS, key=some.count) if some else "base",) * count
+    scores = {
+        name: float(np.mean([*row.values()])) if row else None
+        for name in answers
+        for row in [judges.held(name, judges.reach(*answers))]
+    }
     maps, sure = [], []
     for number, window in enumerate(windows):
-        rows = {n: r[number] for n, r in answers.items() if number < len(r)}
+        rows = {name: maps[number] for name, maps in answers.items() if number < len(maps)}
         one = _blend(rows, by_class, card, window.space)
         maps.append(one[0])
         sure.append(one[1])
     return Teaching(maps, sure, by_class, scores, doubtful)
 
 
-@dataclass(frozen=True, eq=False)
-class _Answer:
-    """What a teacher says of a window: (channels, *space), and of which values it may speak."""
+@dataclass(eq=False)
+class _Judges:
+    """Held-out strokes, and what the candidates say of them: (channels, *space) by window."""
 
-    channels: NDArray[np.float32]
-    values: frozenset[int] = frozenset(range(UNLABELLED))
+    answers: Mapping[str, Sequence[NDArray[np.float32]]]
+    windows: Sequence[Window]
+    card: ModelCard
+    limits: dict[str, int] = field(default_factory=dict)
+    _known: dict[tuple[str, int], dict[int, float]] = field(default_factory=dict)
 
+    def reach(self, *names: str) -> int:
+        """Return for how many windows, the first ones, all of these have had their time."""
+        there = [self.limits.get(n, len(self.answers[n])) for n in names if n in self.answers]
+        return min(there, default=0)
 
-def _shown(window: Window) -> frozenset[int]:
-    """Return the values that have a training stroke in a window."""
-    return frozenset(int(v) for v in np.unique(window.labels[window.sides == TRAINING]))
+    def held(self, name: str, count: int) -> dict[int, float]:
+        """Return the IoU of each class on the held-out strokes of the first windows."""
+        if name not in self.answers:
+            return {}
+        if (name, count) not in self._known:
+            rows = self.answers[name][:count]
+            found = class_scores(rows, self.windows[:count], self.card, HELD_OUT)
+            self._known[name, count] = found
+        return self._known[name, count]
+
+    def pupils(self, k: int) -> list[str]:
+        """Return who learned strokes of a class, who is to be believed first."""
+        painted = [{*np.unique(w.labels[w.sides == TRAINING]).tolist()} for w in self.windows]
+        can = [n for n in PUPILS if any(k + 1 in row for row in painted[: self.reach(n)])]
+        if len(can) < 2:
+            return can
+        reach = self.reach(*can)
+        trees, walk = (self.held(name, reach).get(k) for name in ("forest", "walker"))
+        if trees is None or walk is None:
+            return ["walker", "forest"]
+        whole = walk > trees - WHOLE and not walk < CREDIBLE <= trees
+        return ["walker", "forest"] if whole else ["forest", "walker"]
+
+    def passes(self, name: str, k: int) -> bool:
+        """Return whether one that learned the strokes is clearly better than the base."""
+        reach = self.reach(name, "base")
+        own, base = (self.held(n, reach).get(k) for n in (name, "base"))
+        return own is not None and base is not None and own > max(base + AHEAD, CREDIBLE)
 
 
 def _at_home(classes: Iterable[int], *scores: Mapping[int, float]) -> bool:
@@ -213,7 +228,7 @@ def _at_home(classes: Iterable[int], *scores: Mapping[int, float]) -> bool:
 
 
 def _blend(
-    rows: Mapping[str, _Answer],
+    rows: Mapping[str, NDArray[np.float32]],
     by_class: Sequence[str],
     card: ModelCard,
     space: tuple[int, ...],
@@ -221,18 +236,16 @@ def _blend(
     """Take each class from its teacher; (channels, *space) twice, the second is the weight."""
     shape = (card.network.out_channels, *space)
     maps, sure = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
-    weights = {name: confidence(one.channels, card) for name, one in rows.items()}
+    weights = {name: confidence(channels, card) for name, channels in rows.items()}
     if card.network.activation == "softmax":
-        one = rows.get(by_class[0])
-        if one is not None and {*range(len(card.classes) + 1)} <= one.values:
-            maps[:], sure[:] = one.channels, weights[by_class[0]]
+        if by_class[0] in rows:
+            maps[:], sure[:] = rows[by_class[0]], weights[by_class[0]]
         return maps, sure
     # Auxiliary channels go with the first class.
-    values = [*range(1, len(by_class) + 1), *(1,) * len(card.auxiliary)]
-    for k, value in enumerate(values):
-        name = by_class[value - 1]
-        if name in rows and value in rows[name].values:
-            maps[k], sure[k] = rows[name].channels[k], weights[name][k]
+    extra = (by_class[0],) * len(card.auxiliary)
+    for k, name in enumerate((*by_class, *extra)):
+        if name in rows:
+            maps[k], sure[k] = rows[name][k], weights[name][k]
     return maps, sure
 
 

@@ -64,8 +64,9 @@ __all__ = ["FineTuning", "TeacherChosen", "scoring_is_due"]
 
 
 _DOUBTFUL = (
-    "neither the base nor trees are right on the strokes that were held out, so the base gives way "
-    "only to what is much better on them; paint more strokes, in other places."
+    "nobody is right on the strokes that were held out, neither the base nor what learned the "
+    "others, so the base gives way only to what is much better on them; paint more strokes, in "
+    "other places."
 )
 
 
@@ -249,7 +250,7 @@ class FineTuning:
             own = [h.reshape(-1, *h.shape[2:]) for h in heads] if known else None
             forest = fit_forest(self.windows, own, self.card, self.config.seed, enough)
         # In a plane there are many things of a kind, which no walk from a few of them finds; and
-        # where labels are dense there is nowhere to walk.
+        # dense labels say all that it would.
         pieces = self.card.network.ndim == 3 and not any(pair.dense for pair in self.pairs)
         whole = wanted == "walker" or (wanted == "auto" and pieces)
         if forest is not None and whole:
@@ -280,7 +281,7 @@ class FineTuning:
         for maps, sure in zip(self.teaching.maps, self.teaching.sure, strict=True):
             axes = tuple(range(1, maps.ndim))
             sums += maps.sum(axes, np.float64)
-            counts += (sure > 0).any() * maps[0].size
+            counts += (sure > 0).any(axes) * maps[0].size
         shares = np.where(counts > 0, sums / np.maximum(counts, 1), 0.5).clip(0.02, 0.5)
         return [float(share) for share in shares]
 
@@ -309,7 +310,7 @@ class FineTuning:
         peak = self.config.learning_rate or self._rate()
         held = self.base is not None
         trusted = drawer.trusted if self.card.network.activation == "sigmoid" else None
-        walked = {*self.teaching.by_class} - {"base", "none"} == {"walker"}
+        walked = {*self.teaching.by_class} - {"none"} == {"walker"}
         strokes = STROKES if walked else 1.0
         learner = Learner(self.network, self.card, self.config, peak, held, trusted, strokes)
         joins, scored = list(JOINS), 0
@@ -336,7 +337,7 @@ class FineTuning:
         self._ended = time.monotonic()
 
     def _rate(self) -> float:
-        taught = {*self.teaching.by_class}
+        taught = {*self.teaching.by_class} - {"none"}
         rate = RATES["base" if taught == {"base"} else "mixed"] if "base" in taught else RATE
         return rate * GENTLY if self.base is not None and self.card.network.ndim == 3 else rate
 

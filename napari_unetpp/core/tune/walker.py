@@ -9,7 +9,6 @@ do not know. Knows windows and arrays; no network and no file.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -40,7 +39,7 @@ BACKGROUND = 0.5
 alone 0.38 and 0.20."""
 
 MARGINS = (24, 16, 8)
-"""Voxels around the strokes in which it walks; beyond, its answer goes on as at their border."""
+"""Voxels around the strokes in which it walks; beyond, its answer is the prior."""
 
 VOXELS = 2**18
 """Most that it walks in, about 2 s on two cores; the first of the margins that fits is taken."""
@@ -49,27 +48,11 @@ TOLERANCE, ROUNDS = 1e-3, 300
 """Of the conjugate gradients."""
 
 
-@dataclass(frozen=True, eq=False)
-class Walked:
-    """What a walker says of a window.
-
-    Attributes
-    ----------
-    probabilities : ndarray of float32
-        Of background and every class, (classes + 1, *space).
-    values : frozenset of int
-        Those that have a stroke in the window; of the others it knows nothing.
-    """
-
-    probabilities: NDArray[np.float32]
-    values: frozenset[int]
-
-
 def walk(
     windows: Sequence[Window],
     forest: Sequence[NDArray[np.float32]],
     enough: Callable[[], bool] = lambda: False,
-) -> list[Walked]:
+) -> tuple[list[NDArray[np.float32]], int]:
     """Walk from the training strokes of every window.
 
     Parameters
@@ -83,39 +66,40 @@ def walk(
 
     Returns
     -------
-    list of Walked
-        As many as of the forest; without values where there was no time, the strokes show fewer
-        than two of them or leave nothing unpainted, or lie further apart than it can walk.
+    answers : list of ndarray of float32
+        Probabilities of background and every class, as those of the forest. Where it did not walk,
+        the prior, which calls nothing a class: far from strokes, where they lie further apart than
+        it can walk, and in windows for which there was no time.
+    count : int
+        So many windows, the first ones, had their time.
     """
-    answers: list[Walked] = []
+    answers: list[NDArray[np.float32]] = []
+    count = 0
     for window, trees in zip(windows, forest, strict=False):
-        tired = bool(answers) and enough()
-        nothing = Walked(np.zeros(trees.shape, np.float32), frozenset())
-        answers.append(nothing if tired else _walked(window, trees) or nothing)
-    return answers
+        answer = (1.0 - BACKGROUND) * trees
+        answer[0] += BACKGROUND
+        answers.append(answer)
+        if count < len(answers) - 1 or (count and enough()):
+            continue
+        count += 1
+        _walk_in(answer, window)
+    return answers, count
 
 
-def _walked(window: Window, trees: NDArray[np.float32]) -> Walked | None:
+def _walk_in(answer: NDArray[np.float32], window: Window) -> None:
+    """Replace the prior around the strokes."""
     inside = (window.sides == TRAINING) & (window.labels != UNLABELLED)
-    values = [int(v) for v in np.unique(window.labels[inside])]
-    box = _box(inside) if len(values) > 1 else None
-    if box is None or inside[box].all():
-        return None
-    probabilities = np.zeros(trees.shape, np.float32)
-    seeds = np.where(inside, window.labels, UNLABELLED)[box].ravel()
-    prior = (1.0 - BACKGROUND) * trees[(slice(None), *box)]
-    prior[0] += BACKGROUND
-    found = _solved(window.image[(slice(None), *box)], seeds, prior[values])
-    around = [(b.start, n - b.stop) for b, n in zip(box, window.space, strict=True)]
-    for value, one in zip(values, found, strict=True):
-        probabilities[value] = np.pad(one, around, mode="edge")
-    return Walked(probabilities, frozenset(values))
+    box = _box(inside)
+    if box is not None and not inside[box].all():
+        seeds = np.where(inside, window.labels, UNLABELLED)[box].ravel()
+        place = (slice(None), *box)
+        answer[place] = _solved(window.image[place], seeds, answer[place])
 
 
 def _solved(
     image: NDArray[np.float32], seeds: NDArray[Any], prior: NDArray[np.float32]
 ) -> NDArray[np.float32]:
-    """Return the probabilities of the values that are painted, as `prior`, (values, *space)."""
+    """Return the probabilities of all values, as `prior`, (values, *space)."""
     from scipy.sparse import diags_array
     from scipy.sparse.linalg import cg
 
@@ -125,13 +109,20 @@ def _solved(
     degrees = rows.sum(axis=1) + TIRED
     system = diags_array(degrees) - rows[:, free]
     to_seeds, quick = rows[:, ~free], diags_array(1.0 / degrees)
-    found = np.zeros((len(prior), seeds.size), np.float32)
-    for one, guess, value in zip(found, prior, np.unique(seeds[~free]), strict=True):
-        painted, start = seeds[~free] == value, guess.ravel()[free].astype(np.float64)
-        side = to_seeds @ painted.astype(np.float64) + TIRED * start
+    guesses = prior.reshape(len(prior), -1)
+    found = np.zeros_like(guesses)
+    painted = [int(value) for value in np.unique(seeds[~free])]
+    for value in painted:
+        start = guesses[value, free].astype(np.float64)
+        side = to_seeds @ (seeds[~free] == value).astype(np.float64) + TIRED * start
         answer, _ = cg(system, side, start, rtol=TOLERANCE, maxiter=ROUNDS, M=quick)
-        one[free] = np.maximum(answer, 0.0)
-        one[~free] = painted
+        found[value, free] = np.maximum(answer, 0.0)
+        found[value, ~free] = seeds[~free] == value
+    # All that comes to no stroke of these has given up, and is what the prior says of the others.
+    others = [value for value in range(len(prior)) if value not in painted]
+    left = np.maximum(1.0 - found.sum(axis=0), 0.0) * free
+    share = guesses[others] / np.maximum(guesses[others].sum(axis=0), 1e-6)
+    found[others] = left * share
     # Solved one by one and not to the end, they do not quite add up.
     found /= np.maximum(found.sum(axis=0), 1e-6)
     return found.reshape(prior.shape)
@@ -162,6 +153,8 @@ def _weights(image: NDArray[np.float32]) -> Any:
 def _box(painted: NDArray[np.bool_]) -> tuple[slice, ...] | None:
     """Return a box around what is painted that is small enough to walk in."""
     where = np.argwhere(painted)
+    if not len(where):
+        return None
     low, high = where.min(axis=0), where.max(axis=0) + 1
     for margin in MARGINS:
         box = tuple(

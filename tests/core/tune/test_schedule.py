@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 from napari_unetpp.core.data.image import Image
 from napari_unetpp.core.tune.patches import PatchDrawer
+from napari_unetpp.core.tune.settings import RATE, RATES
+from napari_unetpp.core.tune.teacher import Teaching
 from napari_unetpp.core.tune.tune import FineTuning
 from tests.core.tune.conftest import painted, run, small_model, tuning
 
@@ -69,3 +71,20 @@ def test_the_network_does_not_join_a_teacher_that_had_no_time(
     job = tuning(painted(image, paint), small_model(), steps=10, teacher="forest")
     run(job)
     assert set(told) == {0}
+
+
+@pytest.mark.parametrize(
+    ("by_class", "rate"),
+    [
+        (("base", "none"), RATES["base"]),  # a new class without a stroke: nobody teaches it
+        (("base", "forest"), RATES["mixed"]),
+        (("walker", "base", "none"), RATES["mixed"]),
+        (("forest", "walker"), RATE),
+    ],
+)
+def test_the_rate_follows_from_who_teaches(
+    image: Image, paint: NDArray[np.uint8], by_class: tuple[str, ...], rate: float
+) -> None:
+    job = tuning(painted(image, paint), small_model())
+    job.teaching = Teaching([], [], by_class, {})
+    assert job._rate() == rate

@@ -12,7 +12,6 @@ from napari_unetpp.core.tune.forest import fit_forest
 from napari_unetpp.core.tune.inputs import Window
 from napari_unetpp.core.tune.strokes import HELD_OUT, TRAINING
 from napari_unetpp.core.tune.teacher import choose, class_scores, confidence
-from napari_unetpp.core.tune.walker import Walked
 from tests.core.tune.conftest import discs
 
 NAMES = ("left", "right")
@@ -157,10 +156,6 @@ def test_without_held_out_strokes_the_base_is_asked_about_its_own(good: bool, na
     assert taught.scores == {"base": None, "forest": None}
 
 
-def walked(*right: bool, values: tuple[int, ...] = (0, 1, 2)) -> Walked:
-    return Walked(forest(*right), frozenset(values))
-
-
 @pytest.mark.parametrize(
     ("trees", "walk", "expected"),
     [
@@ -172,42 +167,67 @@ def walked(*right: bool, values: tuple[int, ...] = (0, 1, 2)) -> Walked:
 def test_a_forest_must_be_clearly_better_than_a_walker(
     trees: tuple[bool, ...], walk: tuple[bool, ...], expected: tuple[str, ...]
 ) -> None:
-    taught = choose(None, [forest(*trees)], [window()], card(), 0, [walked(*walk)])
+    taught = choose(None, [forest(*trees)], [window()], card(), 0, ([forest(*walk)], 1))
     assert taught.by_class == expected
     assert set(taught.scores) == {"forest", "walker"}
     assert taught.name == " and ".join(sorted({*expected}))
 
 
-def test_a_walker_must_be_clearly_better_than_the_base() -> None:
-    for good in (True, False):
-        right = [maps(good, good)]
-        taught = choose(
-            right, [forest(False, False)], [window()], card(), 2, [walked(not good, True)]
-        )
-        assert taught.by_class == (("base", "base") if good else ("walker", "walker"))
+@pytest.mark.parametrize(
+    ("trees", "walk", "base", "expected"),
+    [
+        (0.5, 0.3, None, "walker"),
+        (0.7, 0.3, None, "forest"),
+        (0.3, 0.1, None, "forest"),  # a walker that is noise, and trees that are not
+        (0.1, 0.0, None, "walker"),
+        (0.7, 0.5, 0.3, "walker"),
+        (0.7, 0.5, 0.45, "forest"),  # the walker is not clearly better than the base
+        (0.7, 0.5, 0.65, "base"),
+    ],
+)
+def test_who_teaches_by_held_out_iou(
+    trees: float, walk: float, base: float | None, expected: str
+) -> None:
+    def found(share: float) -> NDArray[np.float32]:
+        """Probabilities that are right on such a share of each disc's held-out stroke."""
+        answer = forest(False, False)
+        for k, row in ((1, 30), (2, 60)):
+            places = np.flatnonzero(truth()[row] == k)[: round(share * (truth()[row] == k).sum())]
+            answer[:, row, places] = 0.1
+            answer[k, row, places] = 0.9
+        return answer
+
+    taught = choose(
+        None if base is None else [found(base)[1:]],
+        [found(trees)], [window()], card(), 0 if base is None else 2, ([found(walk)], 1),
+    )  # fmt: skip
+    assert taught.by_class == (expected, expected)
+    assert not taught.doubtful
 
 
-def test_a_walker_teaches_nothing_of_what_it_did_not_see() -> None:
-    """In the second window no stroke shows the second class."""
-    seen, partly = window(), window(classes=(0, 1))
-    walks = [walked(True, True), walked(True, False, values=(0, 1))]
-    trees = [forest(False, False)] * 2
-    taught = choose(None, trees, [seen, partly], card(), 0, walks)
+def test_where_nothing_is_held_out_a_walker_teaches() -> None:
+    only = [window(held_out=False)]
+    taught = choose(None, [forest(True, True)], only, card(), 0, ([forest(True, True)], 1))
     assert taught.by_class == ("walker", "walker")
-    assert taught.sure[0].min() > 0.5
-    assert taught.sure[1][0].min() > 0.5
-    assert taught.sure[1][1].max() == 0.0
-    # Competing channels want all of them.
-    soft = choose(None, trees, [seen, partly], card("softmax"), 0, walks)
-    assert soft.by_class == ("walker", "walker")
-    assert soft.sure[0].max() > 0.5
-    assert soft.sure[1].max() == 0.0
 
 
-def test_a_walk_that_led_nowhere_takes_no_class_from_the_forest() -> None:
-    nowhere = Walked(np.zeros((3, *truth().shape), np.float32), frozenset())
-    taught = choose(None, [forest(False, False)], [window()], card(), 0, [nowhere])
-    assert taught.by_class == ("forest", "forest")
+def test_a_walker_is_judged_where_it_had_time() -> None:
+    """In the second window it says the prior alone, and the forest wins nothing by that."""
+    good, prior = forest(True, True), forest(False, False)
+    both = [window(), window()]
+    for count, expected in ((1, "walker"), (2, "forest")):
+        taught = choose(None, [good, good], both, card(), 0, ([good, prior], count))
+        # Half of what is held out is found: 0.5 is WHOLE behind, 1.0 is not.
+        assert taught.by_class == (expected, expected)
+        assert taught.sure[1].max() > 0.5
+
+
+def test_competing_classes_choose_with_most_of_them() -> None:
+    args = ([forest(True, False)], [window()], card("softmax"), 0)
+    taught = choose(None, *args, ([forest(False, True)], 1))
+    assert taught.by_class in {("forest", "forest"), ("walker", "walker")}
+    only = choose(None, [forest(True, True)], *args[1:], ([forest(False, False)], 1))
+    assert only.by_class == ("forest", "forest")
 
 
 def test_competing_classes_have_one_teacher() -> None:

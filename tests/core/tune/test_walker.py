@@ -60,74 +60,86 @@ def iou(answer: NDArray[np.bool_], truth: NDArray[np.bool_]) -> float:
 @pytest.mark.parametrize(("channels", "noise"), [(1, 0.0), (1, 0.05), (3, 0.05), (1, 0.1)])
 def test_it_finds_the_piece_that_is_painted_and_not_its_twin(channels: int, noise: float) -> None:
     seen = window(IN_BALL, BESIDE, channels=channels, noise=noise)
-    (found,) = walk([seen], [trees(0.9)])
-    assert found.values == {0, 1}
-    assert iou(found.probabilities[1] > 0.5, ball(BALL)) > 0.9
-    assert (found.probabilities[1][ball(TWIN)] > 0.5).mean() < 0.1
-    np.testing.assert_allclose(found.probabilities.sum(axis=0), 1.0, atol=1e-3)
+    (found,), count = walk([seen], [trees(0.9)])
+    assert count == 1
+    assert iou(found[1] > 0.5, ball(BALL)) > 0.9
+    assert (found[1][ball(TWIN)] > 0.5).mean() < 0.1
+    np.testing.assert_allclose(found.sum(axis=0), 1.0, atol=1e-3)
 
 
 def test_far_from_strokes_it_is_what_the_prior_says() -> None:
     """The twin is joined to nothing that is painted."""
     twin = ball(TWIN, 4.0)
     for chance in (0.2, 0.8):
-        (found,) = walk([window(IN_BALL, BESIDE)], [trees(chance)])
+        (found,), _ = walk([window(IN_BALL, BESIDE)], [trees(chance)])
         expected = 0.5 * (1.0 - chance)
-        assert abs(float(found.probabilities[1][twin].mean()) - expected) < 0.1
+        assert abs(float(found[1][twin].mean()) - expected) < 0.1
 
 
 def test_strokes_keep_their_value_and_held_out_ones_are_not_seen() -> None:
-    seen = window(IN_BALL, BESIDE)
-    (one,) = walk([window(IN_BALL, BESIDE, HELD)], [trees()])
-    (other,) = walk([seen], [trees()])
-    np.testing.assert_array_equal(one.probabilities, other.probabilities)
-    assert (one.probabilities[1][10, 10, 8:17] == 1.0).all()
-    assert (one.probabilities[0][10, 2:38, 2] == 1.0).all()
+    (one,), _ = walk([window(IN_BALL, BESIDE, HELD)], [trees()])
+    (other,), _ = walk([window(IN_BALL, BESIDE)], [trees()])
+    np.testing.assert_array_equal(one, other)
+    np.testing.assert_allclose(one[1][10, 10, 8:17], 1.0)
+    np.testing.assert_allclose(one[0][10, 2:38, 2], 1.0)
 
 
-def test_of_a_class_without_a_stroke_it_says_nothing() -> None:
-    (found,) = walk([window(IN_BALL, BESIDE)], [trees(classes=2)])
-    assert found.values == {0, 1}
-    assert found.probabilities.shape == (3, *SPACE)
-    assert found.probabilities[2].max() == 0.0
+def test_a_class_without_a_stroke_is_as_likely_as_trees_say() -> None:
+    """Nothing leads to it, and where nothing else does it is left."""
+    perfect = np.stack([~(ball(BALL) | ball(TWIN)), ball(BALL), ball(TWIN)]).astype(np.float32)
+    (found,), _ = walk([window(IN_BALL, BESIDE)], [perfect])
+    inner = ball(TWIN, 4.0)
+    assert abs(float(found[2][inner].mean()) - 0.5) < 0.1
+    assert found[2][~ball(TWIN)].max() < 0.1
+    assert iou(found[1] > 0.5, ball(BALL)) > 0.9
+
+
+def test_without_a_stroke_of_background_not_everything_is_a_class() -> None:
+    """What comes to no stroke has given up, and the prior has background in it."""
+    far = (10, 30, slice(8, 17)), 2, TRAINING
+    truth = np.stack([~(ball(BALL) | ball(TWIN)), ball(BALL), ball(TWIN)]).astype(np.float32)
+    (found,), _ = walk([window(IN_BALL, far)], [truth])
+    assert iou(found.argmax(axis=0) > 0, ball(BALL) | ball(TWIN)) > 0.8
 
 
 EVERYWHERE = ((slice(None),) * 3, 0, TRAINING)
 
 
-@pytest.mark.parametrize("strokes", [(), (IN_BALL,), (BESIDE, HELD), (EVERYWHERE, IN_BALL)])
-def test_one_value_or_no_room_leads_nowhere(strokes: tuple[Stroke, ...]) -> None:
-    (found,) = walk([window(*strokes)], [trees()])
-    assert found.values == frozenset()
-    assert found.probabilities.max() == 0.0
+@pytest.mark.parametrize("strokes", [(), (HELD,), (EVERYWHERE, IN_BALL)])
+def test_where_it_cannot_walk_it_says_the_prior(strokes: tuple[Stroke, ...]) -> None:
+    (found,), count = walk([window(*strokes)], [trees(0.8)])
+    assert count == 1
+    np.testing.assert_allclose(found[0], 0.9)
+    np.testing.assert_allclose(found[1], 0.1)
 
 
 def test_without_time_only_the_first_window_is_walked() -> None:
     both = [window(IN_BALL, BESIDE)] * 2
-    found = walk(both, [trees(), trees()], enough=lambda: True)
-    assert [one.values for one in found] == [{0, 1}, frozenset()]
-    assert len(walk(both, [trees()])) == 1  # nor where the forest had none
+    found, count = walk(both, [trees(), trees()], enough=lambda: True)
+    assert (len(found), count) == (2, 1)
+    assert found[0][1].max() == 1.0
+    assert found[1][1].max() == 0.25
+    assert len(walk(both, [trees()])[0]) == 1  # nor where the forest had none
 
 
 def test_it_walks_in_a_box_around_the_strokes(monkeypatch: pytest.MonkeyPatch) -> None:
     small = window(IN_BALL, ((10, 2, slice(8, 17)), 0, TRAINING))
     monkeypatch.setattr(walker, "MARGINS", (24, 4))
     monkeypatch.setattr(walker, "VOXELS", 9 * 15 * 17)
-    (found,) = walk([small], [trees(0.9)])
-    assert found.values == {0, 1}
-    # Beyond the box the answer of its border goes on.
-    far = found.probabilities[:, :, 15:]
-    np.testing.assert_array_equal(far, np.broadcast_to(far[:, :, :1], far.shape))
+    (found,), _ = walk([small], [trees(0.8)])
+    assert found[1].max() == 1.0
+    np.testing.assert_allclose(found[1][:, 15:], 0.1)
     monkeypatch.setattr(walker, "VOXELS", 9 * 15 * 17 - 1)
-    assert walk([small], [trees(0.9)])[0].values == frozenset()
+    (found,), _ = walk([small], [trees(0.8)])
+    np.testing.assert_allclose(found[1], 0.1)
 
 
 def test_an_image_of_one_value_is_walked_as_well() -> None:
     flat = window(IN_BALL, BESIDE)
     flat.image[:] = 7.0
-    (found,) = walk([flat], [trees()])
-    assert np.isfinite(found.probabilities).all()
-    assert found.probabilities[1][10, 10, 12] == 1.0
+    (found,), _ = walk([flat], [trees()])
+    assert np.isfinite(found).all()
+    assert found[1][10, 10, 12] == 1.0
 
 
 def volume_pair() -> tuple[Painted, NDArray[np.bool_]]:
@@ -175,9 +187,9 @@ def test_planes_are_walked_if_it_is_asked_for(
     assert result.teacher.name == expected
 
 
-def test_dense_labels_leave_nowhere_to_walk() -> None:
+def test_dense_labels_are_not_walked() -> None:
     pair, truth = volume_pair()
     dense = Painted("balls", pair.image, Image(truth.astype(np.uint8), "ZYX"), dense=True)
     config = TuneConfig(max_seconds=600.0, steps=1)
     job = FineTuning([dense], scratch_card("new", ["cell"], "ZYX", 1), None, Split(0), config)
-    assert drain(job.run()).teacher.name == "forest"
+    assert set(drain(job.run()).teacher.scores) == {"forest"}
