@@ -26,7 +26,6 @@ NAMES = {
     "ct": "CT, two weak organs of the base",
     "hippocampus": "MR hippocampus, from scratch",
 }
-BUDGETS = (10.0, 30.0, 120.0)
 NOTHING = "–"
 
 
@@ -60,14 +59,19 @@ def groups(rows: Sequence[Row]) -> list[tuple[str, str, list[Row]]]:
     return found
 
 
-def by_level(rows: Sequence[Row], budgets: Sequence[float] = BUDGETS) -> str:
+def budgets_of(rows: Sequence[Row]) -> list[float]:
+    """Return the budgets that ours had, the shortest first."""
+    return sorted({r["budget"] for r in rows if r["method"] == "ours"})
+
+
+def by_level(rows: Sequence[Row]) -> str:
     """Return a table with every level of ours, a line for each budget."""
     header = ["case", "strokes, painted", "base L4", "forest", "budget",
               *(f"ours L{k}" for k in LEVELS), "steps"]  # fmt: skip
     lines = []
     for name, strokes, own in groups(rows):
         lead = [name, strokes, figure(pick(own, "base", 4)), figure(pick(own, "forest", None))]
-        for budget in budgets:
+        for budget in budgets_of(rows):
             deep = pick(own, "ours", 4, budget)
             if deep is None:
                 continue
@@ -91,15 +95,16 @@ def closed(own: Sequence[Row], dense: Row | None, key: str) -> str:
 
 def by_budget(rows: Sequence[Row]) -> str:
     """Return a table of L4: ours and our network from scratch by budget, dense labels, gap."""
-    header = ["case", "strokes, painted", *(f"ours {b:g} s" for b in BUDGETS),
-              *(f"scratch {b:g} s" for b in BUDGETS), "dense", "gap closed in 30 s"]  # fmt: skip
+    budgets = budgets_of(rows)
+    header = ["case", "strokes, painted", *(f"ours {b:g} s" for b in budgets),
+              *(f"scratch {b:g} s" for b in budgets), "dense", "gap closed in 30 s"]  # fmt: skip
     dense = {r["case"]: r for r in rows if r["method"] == "dense labels" and r["level"] == 4}
     lines = []
     for name, strokes, own in groups(rows):
         top = dense.get(own[0]["case"])
         lines.append([
             name, strokes,
-            *(figure(pick(own, method, 4, b)) for method in ("ours", "scratch") for b in BUDGETS),
+            *(figure(pick(own, method, 4, b)) for method in ("ours", "scratch") for b in budgets),
             figure(top) if name else "", closed(own, top, "rest"),
         ])  # fmt: skip
     return markdown(header, lines)
@@ -116,6 +121,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise InputError(
             f"expected a file that finetune.py --out wrote, got {args.file} ({error}); give that."
         ) from error
+    seeds = sorted({row["seed"] for row in rows})
+    if len(seeds) != 1:
+        raise InputError(
+            f"expected one seed, got {len(seeds)} in {args.file}; measure each into its own file."
+        )
     print(by_level(rows), by_budget(rows), sep="\n\n")
     return 0
 

@@ -8,7 +8,7 @@ no file.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,6 +56,8 @@ class Teaching:
         Mean IoU of each teacher on held-out strokes of the classes.
     doubtful : bool
         Nobody is right on the strokes, and what learned them teaches all the same.
+    walked : bool
+        A walker teaches every class, and it walked wherever there are training strokes.
     """
 
     maps: list[NDArray[np.float32]]
@@ -63,6 +65,7 @@ class Teaching:
     by_class: tuple[str, ...]
     scores: dict[str, float | None]
     doubtful: bool = False
+    walked: bool = False
 
     @property
     def name(self) -> str:
@@ -105,7 +108,7 @@ def choose(
     windows: Sequence[Window],
     card: ModelCard,
     known: int,
-    walker: tuple[Sequence[NDArray[np.float32]], int] | None = None,
+    walker: tuple[Sequence[NDArray[np.float32]], Sequence[bool]] | None = None,
 ) -> Teaching:
     """Give every class its teacher: the one that held-out strokes favour.
 
@@ -121,8 +124,8 @@ def choose(
         Classes and channels.
     known : int
         So many classes, the first ones, are the base's.
-    walker : tuple of sequence of ndarray of float32 and int, optional
-        What a random walker says of the first windows, as the forest, and in how many it walked.
+    walker : tuple of sequence of ndarray of float32 and sequence of bool, optional
+        What a random walker says of the first windows, as the forest; where it walked.
     """
     count = len(card.classes)
     answers: dict[str, list[NDArray[np.float32]]] = {}
@@ -130,10 +133,11 @@ def choose(
         answers["base"] = [*base]
     if forest:
         answers["forest"] = [as_channels(one, card) for one in forest]
-    judges = _Judges(answers, windows, card)
-    if walker is not None and walker[0]:
+    walked: Sequence[bool] = ()
+    if walker is not None and any(walker[1]):
         answers["walker"] = [as_channels(one, card) for one in walker[0]]
-        judges.limits["walker"] = walker[1]
+        walked = walker[1]
+    judges = _Judges(answers, windows, card, walked)
     own = {} if base is None else class_scores(base, windows, card, TRAINING)
     asked_of = judges.held("base", judges.reach("base", "forest"))
     # Competing channels have one teacher, which must know all of them.
@@ -156,60 +160,72 @@ def choose(
 
     by_class = tuple(teacher(k) for k in range(count))
     if card.network.activation == "softmax" and len(set(by_class)) > 1:
-        # Its channels stand or fall together: with most of those that learned the strokes.
-        some = [name for name in by_class if name in PUPILS]
-        by_class = (max(PUPILS, key=some.count) if some else "base",) * count
-    scores = {
-        name: float(np.mean([*row.values()])) if row else None
-        for name in answers
-        for row in [judges.held(name, judges.reach(*answers))]
-    }
+        # Its channels stand or fall together.
+        some = [name for name in judges.order() if name in by_class]
+        by_class = (some[0] if some else "base",) * count
+    told = {name: judges.held(name, judges.reach(*answers)) for name in answers}
+    scores = {n: float(np.mean([*row.values()])) if row else None for n, row in told.items()}
     maps, sure = [], []
     for number, window in enumerate(windows):
-        rows = {name: maps[number] for name, maps in answers.items() if number < len(maps)}
+        rows = {n: found[number] for n, found in answers.items() if number < len(found)}
         one = _blend(rows, by_class, card, window.space)
         maps.append(one[0])
         sure.append(one[1])
-    return Teaching(maps, sure, by_class, scores, doubtful)
+    whole = set(by_class) == {"walker"} and judges.everywhere
+    return Teaching(maps, sure, by_class, scores, doubtful, whole)
 
 
-@dataclass(eq=False)
 class _Judges:
     """Held-out strokes, and what the candidates say of them: (channels, *space) by window."""
 
-    answers: Mapping[str, Sequence[NDArray[np.float32]]]
-    windows: Sequence[Window]
-    card: ModelCard
-    limits: dict[str, int] = field(default_factory=dict)
-    _known: dict[tuple[str, int], dict[int, float]] = field(default_factory=dict)
+    def __init__(
+        self,
+        answers: Mapping[str, Sequence[NDArray[np.float32]]],
+        windows: Sequence[Window],
+        card: ModelCard,
+        walked: Sequence[bool],
+    ) -> None:
+        self._answers, self._windows, self._card = answers, windows, card
+        self._limits = {"walker": len(walked)}
+        shown = [{*np.unique(w.labels[w.sides == TRAINING]).tolist()} for w in windows]
+        learned = len(answers.get("forest", ()))
+        there = [*walked, *[False] * (len(shown) - len(walked))]
+        known = [row for row, yes in zip(shown, there, strict=True) if yes]
+        self.everywhere = all(yes or not row for row, yes in zip(shown, there, strict=True))
+        # A walker knows the classes alone that have a stroke where it walked.
+        self._painted = {"forest": set().union(*shown[:learned]), "walker": set().union(*known)}
+        self._known: dict[tuple[str, int], dict[int, float]] = {}
 
     def reach(self, *names: str) -> int:
         """Return for how many windows, the first ones, all of these have had their time."""
-        there = [self.limits.get(n, len(self.answers[n])) for n in names if n in self.answers]
+        there = [self._limits.get(n, len(self._answers[n])) for n in names if n in self._answers]
         return min(there, default=0)
 
     def held(self, name: str, count: int) -> dict[int, float]:
         """Return the IoU of each class on the held-out strokes of the first windows."""
-        if name not in self.answers:
+        if name not in self._answers:
             return {}
         if (name, count) not in self._known:
-            rows = self.answers[name][:count]
-            found = class_scores(rows, self.windows[:count], self.card, HELD_OUT)
+            rows = self._answers[name][:count]
+            found = class_scores(rows, self._windows[:count], self._card, HELD_OUT)
             self._known[name, count] = found
         return self._known[name, count]
 
     def pupils(self, k: int) -> list[str]:
         """Return who learned strokes of a class, who is to be believed first."""
-        painted = [{*np.unique(w.labels[w.sides == TRAINING]).tolist()} for w in self.windows]
-        can = [n for n in PUPILS if any(k + 1 in row for row in painted[: self.reach(n)])]
-        if len(can) < 2:
-            return can
-        reach = self.reach(*can)
-        trees, walk = (self.held(name, reach).get(k) for name in ("forest", "walker"))
-        if trees is None or walk is None:
-            return ["walker", "forest"]
-        whole = walk > trees - WHOLE and not walk < CREDIBLE <= trees
-        return ["walker", "forest"] if whole else ["forest", "walker"]
+        return [n for n in self.order(k) if n in self._answers and k + 1 in self._painted[n]]
+
+    def order(self, k: int | None = None) -> tuple[str, str]:
+        """Return who is to be believed first of a class, or of all of them together."""
+        reach = self.reach(*PUPILS)
+        trees, walk = (self.held(name, reach) for name in ("forest", "walker"))
+        if not trees or not walk:
+            return ("walker", "forest")
+        # Of what is not held out one is as good as of the others.
+        asked = [k] if k in trees else [*trees]
+        ours, theirs = (float(np.mean([row[j] for j in asked])) for row in (walk, trees))
+        whole = ours > theirs - WHOLE and not ours < CREDIBLE <= theirs
+        return ("walker", "forest") if whole else ("forest", "walker")
 
     def passes(self, name: str, k: int) -> bool:
         """Return whether one that learned the strokes is clearly better than the base."""

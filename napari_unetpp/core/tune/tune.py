@@ -310,8 +310,7 @@ class FineTuning:
         peak = self.config.learning_rate or self._rate()
         held = self.base is not None
         trusted = drawer.trusted if self.card.network.activation == "sigmoid" else None
-        walked = {*self.teaching.by_class} - {"none"} == {"walker"}
-        strokes = STROKES if walked else 1.0
+        strokes = STROKES if self.teaching.walked else 1.0
         learner = Learner(self.network, self.card, self.config, peak, held, trusted, strokes)
         joins, scored = list(JOINS), 0
         cost, free = 0.0, time.monotonic()

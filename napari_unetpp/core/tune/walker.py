@@ -22,9 +22,11 @@ BETA = 100.0
 """How little a walker likes edges: its weight between two voxels is exp(-BETA d^2) or more, where d
 is how much they differ in standard deviations of the image."""
 
-USUAL = 2.5
+USUAL, FLAT = 2.5, 0.9
 """Two neighbours that differ as most do, the median of d^2, are joined by no less than exp(-USUAL):
-noise is no edge. In the hippocampus both come to the same; CT has less noise."""
+noise is no edge. In the hippocampus both come to the same. Neighbours both at the lowest or both at
+the highest intensity do not count, since what was clipped has no noise, nor does any of it where
+those are more than a share FLAT."""
 
 LEAST = 1e-6
 """Weight between voxels that nothing joins, so that none is cut off."""
@@ -41,8 +43,9 @@ alone 0.38 and 0.20."""
 MARGINS = (24, 16, 8)
 """Voxels around the strokes in which it walks; beyond, its answer is the prior."""
 
-VOXELS = 2**18
-"""Most that it walks in, about 2 s on two cores; the first of the margins that fits is taken."""
+WORK = 2**21
+"""Most voxels, times painted values, that it walks in: 2 to 4 s. The first of the margins that fits
+is taken, around all strokes, else around those of classes."""
 
 TOLERANCE, ROUNDS = 1e-3, 300
 """Of the conjugate gradients."""
@@ -52,7 +55,7 @@ def walk(
     windows: Sequence[Window],
     forest: Sequence[NDArray[np.float32]],
     enough: Callable[[], bool] = lambda: False,
-) -> tuple[list[NDArray[np.float32]], int]:
+) -> tuple[list[NDArray[np.float32]], list[bool]]:
     """Walk from the training strokes of every window.
 
     Parameters
@@ -68,32 +71,32 @@ def walk(
     -------
     answers : list of ndarray of float32
         Probabilities of background and every class, as those of the forest. Where it did not walk,
-        the prior, which calls nothing a class: far from strokes, where they lie further apart than
-        it can walk, and in windows for which there was no time.
-    count : int
-        So many windows, the first ones, had their time.
+        the prior, which calls nothing a class: far from strokes, and in windows without strokes,
+        without room or without time.
+    walked : list of bool
+        For the windows, the first ones, that had their time: whether it walked there.
     """
     answers: list[NDArray[np.float32]] = []
-    count = 0
+    walked: list[bool] = []
     for window, trees in zip(windows, forest, strict=False):
         answer = (1.0 - BACKGROUND) * trees
         answer[0] += BACKGROUND
         answers.append(answer)
-        if count < len(answers) - 1 or (count and enough()):
-            continue
-        count += 1
-        _walk_in(answer, window)
-    return answers, count
+        if len(walked) == len(answers) - 1 and not (walked and enough()):
+            walked.append(_walk_in(answer, window))
+    return answers, walked
 
 
-def _walk_in(answer: NDArray[np.float32], window: Window) -> None:
-    """Replace the prior around the strokes."""
+def _walk_in(answer: NDArray[np.float32], window: Window) -> bool:
+    """Replace the prior around the strokes, if there are any and there is room."""
     inside = (window.sides == TRAINING) & (window.labels != UNLABELLED)
-    box = _box(inside)
-    if box is not None and not inside[box].all():
-        seeds = np.where(inside, window.labels, UNLABELLED)[box].ravel()
-        place = (slice(None), *box)
-        answer[place] = _solved(window.image[place], seeds, answer[place])
+    box = _box(inside, window.labels)
+    if box is None or inside[box].all():
+        return False
+    seeds = np.where(inside, window.labels, UNLABELLED)[box].ravel()
+    place = (slice(None), *box)
+    answer[place] = _solved(window.image[place], seeds, answer[place])
+    return True
 
 
 def _solved(
@@ -136,31 +139,36 @@ def _weights(image: NDArray[np.float32]) -> Any:
     spread = image.std(axis=tuple(range(1, image.ndim)), keepdims=True)
     scaled = image / np.maximum(spread, 1e-6)
     numbers = np.arange(scaled[0].size).reshape(space)
-    pairs, steps = [], []
+    ends = ((scaled == scaled.min()).all(axis=0), (scaled == scaled.max()).all(axis=0))
+    pairs, steps, clipped = [], [], []
     for axis in range(len(space)):
-        here = np.take(numbers, range(space[axis] - 1), axis).ravel()
-        there = np.take(numbers, range(1, space[axis]), axis).ravel()
-        pairs.append((here, there))
+        here, there = range(space[axis] - 1), range(1, space[axis])
+        pairs.append([np.take(numbers, side, axis).ravel() for side in (here, there)])
         steps.append((np.diff(scaled, axis=axis + 1) ** 2).mean(axis=0, dtype=np.float64).ravel())
+        both = [np.take(end, here, axis) & np.take(end, there, axis) for end in ends]
+        clipped.append((both[0] | both[1]).ravel())
     rows, columns = (np.concatenate(side) for side in zip(*pairs, strict=True))
-    distances = np.concatenate(steps)
-    usual = float(np.median(distances)) if distances.size else 0.0
+    distances, flat = np.concatenate(steps), np.concatenate(clipped)
+    noisy = flat.size > 0 and flat.mean() <= FLAT
+    usual = float(np.median(distances[~flat])) if noisy else 0.0
     weights = np.exp(-min(BETA, USUAL / max(usual, 1e-9)) * distances) + LEAST
     half = coo_array((weights, (rows, columns)), (numbers.size,) * 2).tocsr()
     return half + half.T
 
 
-def _box(painted: NDArray[np.bool_]) -> tuple[slice, ...] | None:
-    """Return a box around what is painted that is small enough to walk in."""
-    where = np.argwhere(painted)
-    if not len(where):
-        return None
-    low, high = where.min(axis=0), where.max(axis=0) + 1
-    for margin in MARGINS:
-        box = tuple(
-            slice(max(int(a) - margin, 0), min(int(b) + margin, n))
-            for a, b, n in zip(low, high, painted.shape, strict=True)
-        )
-        if np.prod([b.stop - b.start for b in box]) <= VOXELS:
-            return box
+def _box(painted: NDArray[np.bool_], labels: NDArray[np.uint8]) -> tuple[slice, ...] | None:
+    """Return a box around strokes that is small enough to walk in; around all of them if it is."""
+    values = len(np.unique(labels[painted]))
+    for strokes in (painted, painted & (labels > 0)):
+        where = np.argwhere(strokes)
+        if not len(where):
+            return None
+        low, high = where.min(axis=0), where.max(axis=0) + 1
+        for margin in MARGINS:
+            box = tuple(
+                slice(max(int(a) - margin, 0), min(int(b) + margin, n))
+                for a, b, n in zip(low, high, painted.shape, strict=True)
+            )
+            if np.prod([b.stop - b.start for b in box]) * values <= WORK:
+                return box
     return None

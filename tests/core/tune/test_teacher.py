@@ -167,7 +167,7 @@ def test_without_held_out_strokes_the_base_is_asked_about_its_own(good: bool, na
 def test_a_forest_must_be_clearly_better_than_a_walker(
     trees: tuple[bool, ...], walk: tuple[bool, ...], expected: tuple[str, ...]
 ) -> None:
-    taught = choose(None, [forest(*trees)], [window()], card(), 0, ([forest(*walk)], 1))
+    taught = choose(None, [forest(*trees)], [window()], card(), 0, ([forest(*walk)], [True]))
     assert taught.by_class == expected
     assert set(taught.scores) == {"forest", "walker"}
     assert taught.name == " and ".join(sorted({*expected}))
@@ -199,7 +199,7 @@ def test_who_teaches_by_held_out_iou(
 
     taught = choose(
         None if base is None else [found(base)[1:]],
-        [found(trees)], [window()], card(), 0 if base is None else 2, ([found(walk)], 1),
+        [found(trees)], [window()], card(), 0 if base is None else 2, ([found(walk)], [True]),
     )  # fmt: skip
     assert taught.by_class == (expected, expected)
     assert not taught.doubtful
@@ -207,7 +207,7 @@ def test_who_teaches_by_held_out_iou(
 
 def test_where_nothing_is_held_out_a_walker_teaches() -> None:
     only = [window(held_out=False)]
-    taught = choose(None, [forest(True, True)], only, card(), 0, ([forest(True, True)], 1))
+    taught = choose(None, [forest(True, True)], only, card(), 0, ([forest(True, True)], [True]))
     assert taught.by_class == ("walker", "walker")
 
 
@@ -216,18 +216,39 @@ def test_a_walker_is_judged_where_it_had_time() -> None:
     good, prior = forest(True, True), forest(False, False)
     both = [window(), window()]
     for count, expected in ((1, "walker"), (2, "forest")):
-        taught = choose(None, [good, good], both, card(), 0, ([good, prior], count))
+        taught = choose(None, [good, good], both, card(), 0, ([good, prior], [True] * count))
         # Half of what is held out is found: 0.5 is WHOLE behind, 1.0 is not.
         assert taught.by_class == (expected, expected)
         assert taught.sure[1].max() > 0.5
 
 
-def test_competing_classes_choose_with_most_of_them() -> None:
-    args = ([forest(True, False)], [window()], card("softmax"), 0)
-    taught = choose(None, *args, ([forest(False, True)], 1))
-    assert taught.by_class in {("forest", "forest"), ("walker", "walker")}
-    only = choose(None, [forest(True, True)], *args[1:], ([forest(False, False)], 1))
-    assert only.by_class == ("forest", "forest")
+def test_a_walker_that_did_not_walk_teaches_nothing() -> None:
+    only = [window(held_out=False)]
+    trees = [forest(True, True)]
+    taught = choose(None, trees, only, card(), 0, ([forest(False, False)], [False]))
+    assert taught.by_class == ("forest", "forest")
+    assert set(taught.scores) == {"forest"}
+
+
+def test_a_walker_knows_the_classes_that_it_walked_from() -> None:
+    both = [window(classes=(0, 1)), window(classes=(0, 2))]
+    trees, walks = [forest(False, False)] * 2, [forest(True, True)] * 2
+    for there in ([True, True], [True, False], [True]):
+        taught = choose(None, trees, both, card(), 0, (walks, there))
+        assert taught.by_class == ("walker", "walker" if there == [True, True] else "forest")
+        assert taught.walked is (there == [True, True])
+
+
+@pytest.mark.parametrize("activation", ["sigmoid", "softmax"])
+@pytest.mark.parametrize(("trees", "expected"), [(True, "forest"), (False, "walker")])
+def test_a_class_that_is_not_held_out_goes_by_the_others(
+    activation: str, trees: bool, expected: str
+) -> None:
+    seen = window()
+    seen.sides[(seen.sides == HELD_OUT) & (seen.labels == 2)] = 0
+    walk = [forest(not trees, not trees)]
+    taught = choose(None, [forest(trees, trees)], [seen], card(activation), 0, (walk, [True]))
+    assert taught.by_class == (expected, expected)
 
 
 def test_competing_classes_have_one_teacher() -> None:

@@ -60,8 +60,8 @@ def iou(answer: NDArray[np.bool_], truth: NDArray[np.bool_]) -> float:
 @pytest.mark.parametrize(("channels", "noise"), [(1, 0.0), (1, 0.05), (3, 0.05), (1, 0.1)])
 def test_it_finds_the_piece_that_is_painted_and_not_its_twin(channels: int, noise: float) -> None:
     seen = window(IN_BALL, BESIDE, channels=channels, noise=noise)
-    (found,), count = walk([seen], [trees(0.9)])
-    assert count == 1
+    (found,), there = walk([seen], [trees(0.9)])
+    assert there == [True]
     assert iou(found[1] > 0.5, ball(BALL)) > 0.9
     assert (found[1][ball(TWIN)] > 0.5).mean() < 0.1
     np.testing.assert_allclose(found.sum(axis=0), 1.0, atol=1e-3)
@@ -107,16 +107,16 @@ EVERYWHERE = ((slice(None),) * 3, 0, TRAINING)
 
 @pytest.mark.parametrize("strokes", [(), (HELD,), (EVERYWHERE, IN_BALL)])
 def test_where_it_cannot_walk_it_says_the_prior(strokes: tuple[Stroke, ...]) -> None:
-    (found,), count = walk([window(*strokes)], [trees(0.8)])
-    assert count == 1
+    (found,), there = walk([window(*strokes)], [trees(0.8)])
+    assert there == [False]
     np.testing.assert_allclose(found[0], 0.9)
     np.testing.assert_allclose(found[1], 0.1)
 
 
 def test_without_time_only_the_first_window_is_walked() -> None:
     both = [window(IN_BALL, BESIDE)] * 2
-    found, count = walk(both, [trees(), trees()], enough=lambda: True)
-    assert (len(found), count) == (2, 1)
+    found, there = walk(both, [trees(), trees()], enough=lambda: True)
+    assert (len(found), there) == (2, [True])
     assert found[0][1].max() == 1.0
     assert found[1][1].max() == 0.25
     assert len(walk(both, [trees()])[0]) == 1  # nor where the forest had none
@@ -125,13 +125,26 @@ def test_without_time_only_the_first_window_is_walked() -> None:
 def test_it_walks_in_a_box_around_the_strokes(monkeypatch: pytest.MonkeyPatch) -> None:
     small = window(IN_BALL, ((10, 2, slice(8, 17)), 0, TRAINING))
     monkeypatch.setattr(walker, "MARGINS", (24, 4))
-    monkeypatch.setattr(walker, "VOXELS", 9 * 15 * 17)
-    (found,), _ = walk([small], [trees(0.8)])
-    assert found[1].max() == 1.0
-    np.testing.assert_allclose(found[1][:, 15:], 0.1)
-    monkeypatch.setattr(walker, "VOXELS", 9 * 15 * 17 - 1)
-    (found,), _ = walk([small], [trees(0.8)])
+    for work, end in ((2 * 9 * 15 * 17, 15), (2 * 9 * 9 * 17, 15)):
+        monkeypatch.setattr(walker, "WORK", work)
+        (found,), there = walk([small], [trees(0.8)])
+        assert there == [True]
+        assert found[1].max() == 1.0
+        np.testing.assert_allclose(found[1][:, end:], 0.1)
+        # With less room it leaves what is background alone.
+        assert bool(found[0][10, 2, 10] == 1.0) is (work > 2 * 9 * 9 * 17)
+    monkeypatch.setattr(walker, "WORK", 2 * 9 * 9 * 17 - 1)
+    (found,), there = walk([small], [trees(0.8)])
+    assert there == [False]
     np.testing.assert_allclose(found[1], 0.1)
+
+
+@pytest.mark.parametrize("noise", [0.1, 0.2])
+def test_what_was_clipped_does_not_hide_how_noisy_the_rest_is(noise: float) -> None:
+    seen = window(IN_BALL, BESIDE, noise=noise)
+    seen.image[..., 18:] = seen.image.min()
+    (found,), _ = walk([seen], [trees(0.9)])
+    assert iou(found[1] > 0.5, ball(BALL)) > 0.85
 
 
 def test_an_image_of_one_value_is_walked_as_well() -> None:
