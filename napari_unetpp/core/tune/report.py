@@ -21,6 +21,8 @@ from napari_unetpp.core.run.runtime import Runner, choose_device
 from napari_unetpp.core.tune.result import TuneResult
 
 CLOSE = 0.01
+WORSE = 0.05
+"""A level whose score fell by more is named: a short budget may leave the deepest ones behind."""
 """A level that is at most this much below the best one is as good."""
 
 SIDE = {2: 256, 3: 64}
@@ -195,6 +197,8 @@ def sentences(result: TuneResult, card: ModelCard) -> tuple[str, ...]:
         )
     if result.after is None:
         return tuple(found)
+    if words := _fallen(result):
+        found.append(words)
     if missing := _unscored(result, names):
         found.append(
             f"No stroke of {_listed(missing)} is held out, so the score says nothing about it; "
@@ -208,6 +212,23 @@ def sentences(result: TuneResult, card: ModelCard) -> tuple[str, ...]:
     if result.steps:
         found.append("The held-out strokes also chose the state, so the score flatters a little.")
     return tuple(found)
+
+
+def _fallen(result: TuneResult) -> str:
+    """Name the levels that are worse than before; empty if none is."""
+    before = {} if result.before is None else result.before.iou
+    after = {} if result.after is None else result.after.iou
+    fell = [
+        f"L{k} ({after[k]:.2f}, before {before[k]:.2f})"
+        for k in sorted(after)
+        if k in before and after[k] < before[k] - WORSE
+    ]
+    if not fell:
+        return ""
+    return (
+        f"Worse than before on the held-out strokes: {', '.join(fell)}; use "
+        f"L{cheapest_level(after)}, or fine-tune again for longer."
+    )
 
 
 def _unscored(result: TuneResult, names: Sequence[str]) -> list[str]:
