@@ -255,7 +255,8 @@ class FineTuning:
         whole = wanted == "walker" or (wanted == "auto" and pieces)
         if forest is not None and whole:
             walker = walk(self.windows, forest, enough)
-            forest = None if wanted == "walker" else forest
+            if wanted == "walker" and any(walker[1]):
+                forest = None  # else trees teach: there was nowhere to walk
         self.teaching = choose(base, forest, self.windows, self.card, known, walker)
         self.teacher = TeacherChosen(self.teaching.name, self.teaching.scores)
         if self.teaching.doubtful:

@@ -251,6 +251,15 @@ def test_a_class_that_is_not_held_out_goes_by_the_others(
     assert taught.by_class == (expected, expected)
 
 
+def test_competing_classes_have_a_teacher_that_knows_them_all() -> None:
+    """The second class is painted where nobody walked."""
+    both = [window(classes=(0, 1)), window(classes=(0, 2))]
+    trees, walks = [forest(False, False)] * 2, [forest(True, True)] * 2
+    for there, expected in (([True, True], "walker"), ([True, False], "forest")):
+        taught = choose(None, trees, both, card("softmax"), 0, (walks, there))
+        assert taught.by_class == (expected, expected)
+
+
 def test_competing_classes_have_one_teacher() -> None:
     soft = forest(True, False)
     taught = choose([soft], [forest(False, True)], [window()], card("softmax"), known=2)

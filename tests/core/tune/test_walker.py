@@ -206,3 +206,13 @@ def test_dense_labels_are_not_walked() -> None:
     config = TuneConfig(max_seconds=600.0, steps=1)
     job = FineTuning([dense], scratch_card("new", ["cell"], "ZYX", 1), None, Split(0), config)
     assert set(drain(job.run()).teacher.scores) == {"forest"}
+
+
+def test_trees_teach_where_a_walk_was_asked_for_and_there_is_no_room(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(walker, "WORK", 1)
+    pair, _ = volume_pair()
+    config = TuneConfig(max_seconds=600.0, steps=1, teacher="walker")
+    job = FineTuning([pair], scratch_card("new", ["cell"], "ZYX", 1), None, Split(0), config)
+    assert drain(job.run()).teacher.name == "forest"
